@@ -21,7 +21,11 @@ const patience = 5 * time.Second
 // Main runs the tests of m and exits with status 1 if they pass but leave
 // goroutines behind. A goroutine whose stack contains one of ignore is not
 // counted; name a function of a third-party package there, with the reason.
-func Main(m *testing.M, ignore ...string) {
+func Main(m *testing.M, ignore ...string) { os.Exit(Run(m, ignore...)) }
+
+// Run is [Main] for a TestMain that has something to clean up: it returns the
+// exit status instead of exiting.
+func Run(m *testing.M, ignore ...string) int {
 	code := m.Run()
 	if code == 0 {
 		if leaked := wait(nil, ignore); len(leaked) > 0 {
@@ -29,7 +33,7 @@ func Main(m *testing.M, ignore ...string) {
 			code = 1
 		}
 	}
-	os.Exit(code)
+	return code
 }
 
 // Check fails tb at its end if goroutines that did not exist at the call are
