@@ -1,0 +1,248 @@
+package qps
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// bounds are the le bounds of the duration histograms in nanoseconds: each is
+// the edge of a bucket, so that the counts are exact, and of all edges the one
+// nearest to a round number.
+var bounds = [...]uint64{
+	98 << 10,  // 0.1 ms
+	122 << 11, // 0.25 ms
+	122 << 12, // 0.5 ms
+	122 << 13, // 1 ms
+	76 << 15,  // 2.5 ms
+	76 << 16,  // 5 ms
+	76 << 17,  // 10 ms
+	95 << 18,  // 25 ms
+	95 << 19,  // 50 ms
+	95 << 20,  // 100 ms
+	119 << 21, // 250 ms
+	119 << 22, // 500 ms
+	119 << 23, // 1 s
+	75 << 25,  // 2.5 s
+	75 << 26,  // 5 s
+	75 << 27,  // 10 s
+	112 << 28, // 30 s
+	112 << 29, // 60 s
+}
+
+// WriteMetrics writes snapshots, of one server or of several, as one exposition
+// in Prometheus text: every family once, with the samples of all servers. Two
+// snapshots with the same Server are an error, and nothing is written.
+func WriteMetrics(w io.Writer, snaps ...Snapshot) error {
+	seen := make(map[string]bool, len(snaps))
+	for _, s := range snaps {
+		if seen[s.Server] {
+			return fmt.Errorf("qps: two snapshots of server %q, want one of each", s.Server)
+		}
+		seen[s.Server] = true
+	}
+	e := exposition{w: bufio.NewWriterSize(w, 64<<10), snaps: snaps}
+	e.requests()
+	e.durations()
+	e.upstreams()
+	e.process()
+	if err := e.w.Flush(); err != nil {
+		return fmt.Errorf("qps: metrics: %w", err)
+	}
+	return nil
+}
+
+// exposition writes families. An error of w shows at its Flush.
+type exposition struct {
+	w       *bufio.Writer
+	snaps   []Snapshot
+	scratch []uint64
+}
+
+// family writes the samples of one name. The lines that describe it come before
+// the first, so a family without samples leaves no trace.
+type family struct {
+	*exposition
+	name, kind, help string
+	started          bool
+}
+
+func (e *exposition) family(name, kind, help string) *family {
+	return &family{exposition: e, name: name, kind: kind, help: help}
+}
+
+func (f *family) sample(suffix, labels, value string) {
+	if !f.started {
+		f.started = true
+		f.w.WriteString("# HELP " + f.name + " " + f.help + "\n# TYPE " + f.name + " " + f.kind + "\n")
+	}
+	f.w.WriteString(f.name + suffix)
+	if labels != "" {
+		f.w.WriteString("{" + labels + "}")
+	}
+	f.w.WriteString(" " + value + "\n")
+}
+
+func (f *family) histogram(labels string, h Histogram) {
+	comma := ""
+	if labels != "" {
+		comma = ","
+	}
+	f.scratch = h.upTo(f.scratch[:0], bounds[:])
+	for i, n := range f.scratch {
+		f.sample("_bucket", labels+comma+`le="`+seconds(bounds[i])+`"`, decimal(n))
+	}
+	count := decimal(h.Count())
+	f.sample("_bucket", labels+comma+`le="+Inf"`, count)
+	f.sample("_sum", labels, seconds(h.sum))
+	f.sample("_count", labels, count)
+}
+
+func (e *exposition) eachRoute(do func(r RouteSnapshot, labels string)) {
+	for _, s := range e.snaps {
+		for _, r := range s.Routes {
+			do(r, labels("server", s.Server, "route", r.Route, "method", r.Method))
+		}
+	}
+}
+
+func (e *exposition) eachUpstream(do func(u UpstreamSnapshot, labels string)) {
+	for _, s := range e.snaps {
+		for _, u := range s.Upstreams {
+			do(u, labels("server", s.Server, "upstream", u.Upstream))
+		}
+	}
+}
+
+func (e *exposition) requests() {
+	f := e.family("http_requests_total", "counter",
+		"Requests that have ended, by class of status; aborted: the client left; panic: the handler panicked.")
+	e.eachRoute(func(r RouteSnapshot, labels string) {
+		for c, n := range r.Counts.each() {
+			f.sample("", labels+`,code="`+classNames[c]+`"`, decimal(n))
+		}
+	})
+	f = e.family("http_requests_in_flight", "gauge", "Requests that have not ended.")
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, strconv.FormatInt(r.InFlight, 10)) })
+	f = e.family("http_request_bytes_total", "counter", "Bytes of request bodies that handlers read.")
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.BytesIn)) })
+	f = e.family("http_response_bytes_total", "counter", "Bytes of response bodies that handlers wrote.")
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.BytesOut)) })
+	e.perServer("http_requests_overflow_total", "counter", "Requests counted as route other because there were too many routes.",
+		func(s Snapshot) string { return decimal(s.Overflow) })
+}
+
+func (e *exposition) durations() {
+	f := e.family("http_request_duration_seconds", "histogram",
+		"Time from the request to the end of its handler, or of its hijacked connection.")
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.histogram(labels, r.Duration) })
+}
+
+func (e *exposition) upstreams() {
+	f := e.family("upstream_requests_total", "counter", "Calls to upstreams, by result.")
+	e.eachUpstream(func(u UpstreamSnapshot, labels string) {
+		f.sample("", labels+`,result="ok"`, decimal(u.OK))
+		f.sample("", labels+`,result="failed"`, decimal(u.Failed))
+	})
+	f = e.family("upstream_request_duration_seconds", "histogram", "Time that calls to upstreams took.")
+	e.eachUpstream(func(u UpstreamSnapshot, labels string) { f.histogram(labels, u.Duration) })
+}
+
+// perServer writes one sample per snapshot; an empty value is left out.
+func (e *exposition) perServer(name, kind, help string, value func(Snapshot) string) {
+	f := e.family(name, kind, help)
+	for _, s := range e.snaps {
+		if v := value(s); v != "" {
+			f.sample("", labels("server", s.Server), v)
+		}
+	}
+}
+
+func (e *exposition) process() {
+	f := e.family("go_info", "gauge", "The version of Go that built the program.")
+	for _, s := range e.snaps {
+		if s.Process.GoVersion != "" {
+			f.sample("", labels("server", s.Server, "version", s.Process.GoVersion), "1")
+		}
+	}
+	for _, g := range []struct {
+		name, help string
+		value      func(ProcessSnapshot) uint64
+	}{
+		{"go_goroutines", "Goroutines that exist.", func(p ProcessSnapshot) uint64 { return uint64(max(p.Goroutines, 0)) }},
+		{"go_memstats_heap_alloc_bytes", "Bytes of heap objects, live or not yet collected.", func(p ProcessSnapshot) uint64 { return p.HeapBytes }},
+		{"process_resident_memory_bytes", "Resident memory of the process.", func(p ProcessSnapshot) uint64 { return p.ResidentBytes }},
+		{"process_open_fds", "Open file descriptors.", func(p ProcessSnapshot) uint64 { return uint64(max(p.OpenFiles, 0)) }},
+		{"process_max_fds", "Limit of open file descriptors.", func(p ProcessSnapshot) uint64 { return p.MaxFiles }},
+		{"process_start_time_seconds", "Unix time at which the process was started.", func(p ProcessSnapshot) uint64 { return uint64(max(p.Start.Unix(), 0)) }},
+	} {
+		e.perServer(g.name, "gauge", g.help, func(s Snapshot) string {
+			n := g.value(s.Process)
+			if n == 0 {
+				return ""
+			}
+			return decimal(n)
+		})
+	}
+	e.perServer("process_cpu_seconds_total", "counter", "User and system CPU time of the process.", func(s Snapshot) string {
+		if s.Process.CPU <= 0 {
+			return ""
+		}
+		return seconds(uint64(s.Process.CPU))
+	})
+}
+
+// labels joins pairs of names and values; an empty server is left out.
+func labels(pairs ...string) string {
+	var b strings.Builder
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i] == "server" && pairs[i+1] == "" {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(pairs[i])
+		b.WriteString(`="`)
+		b.WriteString(escape(pairs[i+1]))
+		b.WriteByte('"')
+	}
+	return b.String()
+}
+
+// escape writes a label value as the text format wants it: backslash, quote and
+// newline escaped, and nothing else. That is not %q, which also escapes what
+// is not printable, in ways that Prometheus does not read.
+func escape(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if !strings.ContainsAny(s, "\\\"\n") {
+		return s
+	}
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		switch c {
+		case '\\':
+			b.WriteString(`\\`)
+		case '"':
+			b.WriteString(`\"`)
+		case '\n':
+			b.WriteString(`\n`)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// seconds writes nanoseconds as seconds without losing any.
+func seconds(nanos uint64) string {
+	whole, rest := nanos/1e9, nanos%1e9
+	if rest == 0 {
+		return decimal(whole)
+	}
+	return decimal(whole) + "." + strings.TrimRight(fmt.Sprintf("%09d", rest), "0")
+}

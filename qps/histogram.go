@@ -1,0 +1,93 @@
+package qps
+
+import (
+	"math/bits"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// subBits is the resolution: an octave has 1<<subBits buckets of equal
+	// width, so a bucket's middle is at most 1/128 = 0.78 % away from any
+	// duration in it.
+	subBits    = 6
+	pageSize   = 1 << subBits
+	clampBits  = 44 // 2^44 ns is 4 h 53 min
+	clampNanos = 1 << clampBits
+	pageCount  = clampBits - subBits + 1
+	buckets    = pageCount * pageSize
+)
+
+// bucketOf returns the bucket of a duration. A bucket holds the durations above
+// its lower and up to and including its upper edge, as the le label of
+// Prometheus does: that is why one is subtracted. Durations below 64 ns have a
+// bucket each, those beyond clampNanos share the last.
+func bucketOf(nanos uint64) int {
+	if nanos > 0 {
+		nanos--
+	}
+	nanos = min(nanos, clampNanos-1)
+	if nanos < pageSize {
+		return int(nanos)
+	}
+	shift := bits.Len64(nanos) - subBits - 1
+	return shift<<subBits + int(nanos>>shift)
+}
+
+// upperEdge is the longest duration that the bucket holds.
+func upperEdge(bucket int) uint64 {
+	page, slot := bucket>>subBits, uint64(bucket&(pageSize-1))
+	if page == 0 {
+		return slot + 1
+	}
+	return (pageSize + slot + 1) << (page - 1)
+}
+
+// middle is the duration that stands for a bucket.
+func middle(bucket int) time.Duration {
+	upper := upperEdge(bucket)
+	if page := bucket >> subBits; page > 1 {
+		upper -= (uint64(1)<<(page-1) - 1) / 2
+	}
+	return time.Duration(upper)
+}
+
+// page is the buckets of one octave.
+type page [pageSize]atomic.Uint64
+
+// recorder counts durations in log-linear buckets. Its pages are allocated when
+// the first duration of their octave arrives; most routes touch a few.
+type recorder struct {
+	pages [pageCount]atomic.Pointer[page]
+	sum   atomic.Uint64 // nanoseconds
+}
+
+func (r *recorder) record(nanos uint64) {
+	bucket := bucketOf(nanos)
+	slot := &r.pages[bucket>>subBits]
+	p := slot.Load()
+	if p == nil {
+		slot.CompareAndSwap(nil, new(page))
+		p = slot.Load()
+	}
+	p[bucket&(pageSize-1)].Add(1)
+	r.sum.Add(nanos)
+}
+
+// snapshot reads the sum first: a duration recorded meanwhile may be counted
+// before it is summed, never the other way round.
+func (r *recorder) snapshot() Histogram {
+	h := Histogram{sum: r.sum.Load()}
+	for i := range r.pages {
+		p := r.pages[i].Load()
+		if p == nil {
+			continue
+		}
+		for slot := range p {
+			if n := p[slot].Load(); n != 0 {
+				h.buckets = append(h.buckets, bucketCount{index: i<<subBits + slot, count: n})
+			}
+		}
+	}
+	return h
+}

@@ -1,0 +1,44 @@
+package qps
+
+import (
+	"encoding/json"
+	"os"
+	"testing"
+	"time"
+)
+
+func TestStartTime(t *testing.T) {
+	self := []byte("7 (a b) ) R 1 7 7 0 -1 4194304 1 0 0 0 1 2 0 0 20 0 5 0 250 1000 10 0\n")
+	system := []byte("cpu 1 2 3\nintr 5\nctxt 9\nbtime 1800000000\nprocesses 3\n")
+	if got, want := startTime(self, system), time.Unix(1800000002, 0).UTC(); got != want {
+		t.Errorf("started %v, want %v", got, want)
+	}
+	for _, c := range [][2]string{
+		{"", string(system)}, {"7 (x) R 1", string(system)}, {string(self), "cpu 1\n"}, {string(self), "btime x\n"},
+	} {
+		if got := startTime([]byte(c[0]), []byte(c[1])); !got.IsZero() {
+			t.Errorf("%q, %q: started %v, want not known", c[0], c[1], got)
+		}
+	}
+}
+
+func FuzzStartTime(f *testing.F) {
+	f.Add([]byte("7 (a) R 1 7 7 0 -1 4194304 1 0 0 0 1 2 0 0 20 0 5 0 250 1000 10 0\n"), []byte("btime 1800000000\n"))
+	f.Fuzz(func(t *testing.T, self, system []byte) {
+		if _, err := json.Marshal(startTime(self, system)); err != nil {
+			t.Errorf("a time that JSON cannot hold: %v", err)
+		}
+	})
+}
+
+func TestOpenFilesSeesAnotherFile(t *testing.T) {
+	before := openFiles()
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got := openFiles(); got != before+1 {
+		t.Errorf("%d open files after one more, %d before", got, before)
+	}
+}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package qps
+
+// readSystem knows only /proc.
+func readSystem(*ProcessSnapshot) {}
