@@ -1,0 +1,234 @@
+package firewall
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// Decision is what a policy says about one connection or request.
+type Decision struct {
+	// Verdict is what happens at this depth.
+	Verdict Verdict
+	// Undecided is set when a connection was accepted only because what a
+	// request will say can still change the verdict.
+	Undecided bool
+	// Reason is what decided.
+	Reason Reason
+	// RuleID is the ID of the rule that decided. Empty if none did.
+	RuleID string
+	// LimitID is the ID of the limit that the client is over. Empty if none.
+	LimitID string
+	// RetryAfter is when the limit will let a request of the client through
+	// again. Zero if LimitID is empty.
+	RetryAfter time.Duration
+	// Client is the address of the client. The zero Addr if it cannot be told.
+	Client netip.Addr
+	// Monitored are the IDs of the rules and limits in Monitor mode that
+	// matched. Nil if none did.
+	Monitored []string
+	// Generation is that of the policy: 1 for the one given to New, one more
+	// for each Update.
+	Generation uint64
+}
+
+// facts are what a depth sees. Parts of a request are read when a predicate
+// asks for them, and once.
+type facts struct {
+	client   netip.Addr     // zero: not seen
+	local    netip.AddrPort // zero: not seen, or not read yet
+	request  *http.Request  // nil: not seen
+	identify func(*http.Request) string
+
+	viewed, identified bool
+	views              views
+	identity           string
+}
+
+func (f *facts) pathViews() views {
+	if !f.viewed {
+		f.views, f.viewed = viewsOf(f.request.URL), true
+	}
+	return f.views
+}
+
+func (f *facts) clientIdentity() string {
+	if !f.identified {
+		f.identity, f.identified = f.identify(f.request), true
+	}
+	return f.identity
+}
+
+func (f *facts) localAddr() netip.AddrPort {
+	if !f.local.IsValid() && f.request != nil {
+		if a, ok := f.request.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+			f.local = addrPortOf(a)
+		}
+	}
+	return f.local
+}
+
+// outcome is a decision by index, before anybody asks for names.
+type outcome struct {
+	verdict   Verdict
+	undecided bool
+	reason    Reason
+	rule      int // for ByRule
+	limit     int // for ByLimit
+	wait      time.Duration
+	// The indexes of what matched in Monitor mode.
+	monitoredRules, monitoredLimits []int
+}
+
+// decision gives an outcome its names.
+func (p *program) decision(f *facts, o *outcome) Decision {
+	d := Decision{
+		Verdict: o.verdict, Undecided: o.undecided, Reason: o.reason,
+		Client: f.client, RetryAfter: o.wait, Generation: p.generation,
+	}
+	switch o.reason {
+	case ByRule:
+		d.RuleID = p.rules[o.rule].ID
+	case ByLimit:
+		d.LimitID = p.limits[o.limit].ID
+	}
+	for _, i := range o.monitoredRules {
+		d.Monitored = append(d.Monitored, p.rules[i].ID)
+	}
+	for _, i := range o.monitoredLimits {
+		d.Monitored = append(d.Monitored, p.limits[i].ID)
+	}
+	return d
+}
+
+// rule applies the rules where everything that can be seen is seen. What is
+// unknown even so is ambiguous, and counts against the request.
+func (p *program) rule(f *facts, o *outcome) {
+	for i := range p.rules {
+		r := &p.rules[i]
+		switch t := r.match.eval(f); {
+		case t == no, t == unknown && r.Verdict == Accept:
+		case r.Mode == Monitor:
+			o.monitoredRules = append(o.monitoredRules, i)
+		default:
+			o.verdict, o.reason, o.rule = r.Verdict, ByRule, i
+			return
+		}
+	}
+	o.verdict, o.reason = p.verdict, ByDefault
+}
+
+// rulePartly applies the rules where a part is not seen. It refuses only what
+// rule would refuse whatever that part turns out to be: as soon as an accepting
+// rule might match, the connection passes undecided.
+func (p *program) rulePartly(f *facts, o *outcome) {
+	mayRefuse := false
+	for i := range p.rules {
+		r := &p.rules[i]
+		t := r.match.eval(f)
+		if t == yes && r.Mode == Monitor {
+			o.monitoredRules = append(o.monitoredRules, i)
+		}
+		if t == no || r.Mode == Monitor {
+			continue
+		}
+		if t == unknown && r.Verdict != Accept {
+			mayRefuse = true
+			continue
+		}
+		o.verdict, o.reason, o.rule = r.Verdict, ByRule, i
+		o.undecided = t == unknown || r.Verdict == Accept && mayRefuse
+		return
+	}
+	o.verdict, o.reason = p.verdict, ByDefault
+	o.undecided = p.verdict == Accept && mayRefuse
+}
+
+// limit applies the limits to a request that the rules accepted. With take
+// false it only looks.
+func (p *program) limit(f *facts, o *outcome, now int64, take bool) {
+	if len(p.limits) > 1 && take {
+		// Look at all before taking from any, so that a client that one limit
+		// refuses keeps its tokens in the others.
+		if p.limit(f, o, now, false); o.verdict != Accept {
+			return
+		}
+		o.monitoredLimits = nil
+	}
+	for i := range p.limits {
+		l := &p.limits[i]
+		if l.match != nil && l.match.eval(f) == no {
+			continue
+		}
+		wait := l.limiter.ask(l.limiter.key(f.client), now, take)
+		switch {
+		case wait == 0:
+		case l.Mode == Monitor:
+			o.monitoredLimits = append(o.monitoredLimits, i)
+		default:
+			o.verdict, o.reason, o.limit, o.wait = Reject, ByLimit, i, wait
+			return
+		}
+	}
+}
+
+// DecideRequest says what Handler would do with the request now. It takes no
+// token of a limit, counts nothing and reports nothing.
+func (f *Firewall) DecideRequest(r *http.Request) Decision {
+	var o outcome
+	p, now := f.program.Load(), f.now()
+	seen := f.requestFacts(r)
+	f.decideRequest(p, &seen, &o, now)
+	if o.verdict == Accept {
+		p.limit(&seen, &o, now, false)
+	}
+	return p.decision(&seen, &o)
+}
+
+// DecideConn says what Listener would do with a connection from src to dst now.
+// It refuses only what DecideRequest would refuse for every request over that
+// connection. It counts nothing and reports nothing.
+func (f *Firewall) DecideConn(src, dst netip.AddrPort) Decision {
+	var o outcome
+	p := f.program.Load()
+	seen := f.decideConn(p, plainAddrPort(src), plainAddrPort(dst), &o)
+	return p.decision(&seen, &o)
+}
+
+func (f *Firewall) requestFacts(r *http.Request) facts {
+	peer := parseAddrPort(r.RemoteAddr).Addr()
+	return facts{
+		client:   clientOf(peer, r.Header, f.header, &f.trusted),
+		request:  r,
+		identify: f.identity,
+	}
+}
+
+func (f *Firewall) decideRequest(p *program, seen *facts, o *outcome, now int64) {
+	if !seen.client.IsValid() {
+		o.reason = ByClient
+		return
+	}
+	if _, banned := f.bans.find(seen.client, now); banned {
+		o.reason = ByBan
+		return
+	}
+	p.rule(seen, o)
+}
+
+func (f *Firewall) decideConn(p *program, src, dst netip.AddrPort, o *outcome) facts {
+	seen := facts{client: src.Addr(), local: dst}
+	if !seen.client.IsValid() {
+		o.reason = ByClient
+		return seen
+	}
+	if f.trusted.Contains(seen.client) {
+		seen.client = netip.Addr{} // a request will say who the client is
+	} else if _, banned := f.bans.find(seen.client, f.now()); banned {
+		o.reason = ByBan
+		return seen
+	}
+	p.rulePartly(&seen, o)
+	return seen
+}

@@ -1,0 +1,87 @@
+// Package firewall enforces one policy over connections and HTTP requests: an
+// ordered list of rules over addresses, ports, methods, hosts, paths and
+// verified identities; limits on the request rate of each client; and bans.
+//
+// # Which type when
+//
+//   - [Policy] is the list: [Rule] values over a [Match], [Limit] values, and a
+//     default, which is to drop. It is plain data; [New] checks it.
+//   - [PrefixSet] is a list of networks that changes while policies use it.
+//   - [Firewall] enforces. [Firewall.Listener] closes connections before TLS,
+//     [Firewall.Handler] answers requests with 403 or 429. Use both: a
+//     connection costs a fraction of a TLS handshake and a request.
+//   - [Firewall.Update] changes the policy, and [Firewall.Ban] shuts out one
+//     network for some time, whatever the policy.
+//   - [Firewall.DecideConn] and [Firewall.DecideRequest] say what would happen,
+//     and why, without doing it.
+//   - [ClientIP] tells the application who the client is.
+//
+// # One policy at two depths
+//
+// The listener sees addresses and nothing of the request. It evaluates the same
+// rules with three values, and closes a connection only if the policy refuses it
+// whatever the unseen part is. A rule that accepts by path, say, therefore lets
+// through every connection that it might apply to, and the handler decides about
+// the requests. Put rules that refuse by address first to have them take effect
+// at accept.
+//
+// Drop and Reject both refuse. A connection is reset and a request is answered
+// with 403 either way.
+//
+// # Who the client is
+//
+// The client is the peer, unless the peer is one of Config.TrustedProxies. Then
+// the header in which these name the client is read from its right end: each
+// entry was added by the proxy to its right, and counts only if that proxy is
+// trusted too. The first address that is not trusted is the client, or the
+// leftmost one if all are. What a client forges stands to the left of that, and
+// is never read.
+//
+// An entry may have a port, and an IPv6 address may be in brackets. Anything
+// else there, "unknown" for example, a zone, more than 100 entries, or a peer
+// without an IP address, means that nobody can tell who the client is. Such a
+// request gets 403, since to guess would let a client choose who it is taken
+// for.
+//
+// # How paths are read
+//
+// Servers differ about what a path means, and a rule is worth nothing if the
+// server behind reads "/x/..;/%2d/" as the "/-/" that it forbids. A path is
+// therefore read in every way that results from these steps in any order and
+// number: percent-decoding, turning backslashes into slashes, dropping ";x"
+// parameters, merging slashes, resolving dot segments, ending the path at ? or
+// #. If the readings do not agree, or if the path is the pattern but for upper
+// and lower case or a slash at the end, the match is unknown. A rule that
+// refuses then applies, and one that accepts does not.
+//
+// A path is unknown to every pattern if it has control characters or overlong
+// UTF-8, or if it has more than 32 readings, or more than one and over 2,048
+// bytes. Beyond that a rule that must not be dodged by a server's own ideas
+// (Windows' short names, URL rewriting, method override headers) belongs to a
+// policy that accepts what is known and drops the rest.
+//
+// # Limits
+//
+// A [Limit] counts requests that rules accepted, by client network rather than
+// address, in memory that is allocated once. Under more clients than it has room
+// for it forgets those closest to having all their tokens, so that a client over
+// its limit stays over it.
+//
+// Everything here bounds what a client can make it do; it does not bound the
+// connections of a client, and slow clients are left to the timeouts of
+// [http.Server].
+//
+//	fw, err := firewall.New(firewall.Config{Policy: firewall.Policy{
+//		Rules:   []firewall.Rule{{ID: "inner", Match: firewall.PathPrefix("/-/"), Verdict: firewall.Reject}},
+//		Limits:  []firewall.Limit{{ID: "per-client", Rate: 10, Burst: 30}},
+//		Default: firewall.Accept,
+//	}})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	ln, err := net.Listen("tcp", ":80")
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	log.Fatal(http.Serve(fw.Listener(ln), fw.Handler(app)))
+package firewall
