@@ -13,11 +13,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -25,7 +27,8 @@ import (
 	"github.com/palisade-go/palisade/internal/testcert"
 )
 
-// Config says where challenges are answered.
+// Config says on which ports of 127.0.0.1 challenges are answered. Zero means
+// one that is free.
 type Config struct {
 	HTTPPort int // of HTTP-01
 	TLSPort  int // of TLS-ALPN-01
@@ -33,6 +36,7 @@ type Config struct {
 
 // Server is a running Pebble. It ends with the test.
 type Server struct {
+	Config
 	Directory string         // URL of the ACME directory
 	CAFile    string         // PEM file with the authority of the server itself
 	CA        *x509.CertPool // the same
@@ -54,13 +58,19 @@ func Start(tb testing.TB, c Config) *Server {
 	dir := tb.TempDir()
 	ca := testcert.NewCA(tb)
 	chain, key := testcert.EncodePEM(tb, ca.Issue(testcert.Leaf{CommonName: "pebble", Names: []string{"127.0.0.1"}}))
-	s := &Server{CAFile: filepath.Join(dir, "ca.pem"), CA: ca.Pool()}
+	s := &Server{Config: c, CAFile: filepath.Join(dir, "ca.pem"), CA: ca.Pool()}
 	for name, data := range map[string][]byte{"ca.pem": ca.PEM(), "cert.pem": chain, "key.pem": key} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	ports := freePorts(tb, 4)
+	ports := freePorts(tb, 6)
+	if s.HTTPPort == 0 {
+		s.HTTPPort = ports[4]
+	}
+	if s.TLSPort == 0 {
+		s.TLSPort = ports[5]
+	}
 	acme, dns := local(ports[0]), local(ports[2])
 	s.Directory, s.manage = "https://"+acme+"/dir", "https://"+local(ports[1])
 	conf, err := json.Marshal(map[string]any{"pebble": map[string]any{
@@ -68,8 +78,9 @@ func Start(tb testing.TB, c Config) *Server {
 		"managementListenAddress": local(ports[1]),
 		"certificate":             filepath.Join(dir, "cert.pem"),
 		"privateKey":              filepath.Join(dir, "key.pem"),
-		"httpPort":                c.HTTPPort,
-		"tlsPort":                 c.TLSPort,
+		"httpPort":                s.HTTPPort,
+		"tlsPort":                 s.TLSPort,
+		"retryAfter":              map[string]int{"authz": 1, "order": 1},
 	}})
 	if err != nil {
 		tb.Fatal(err)
@@ -78,12 +89,13 @@ func Start(tb testing.TB, c Config) *Server {
 	if err := os.WriteFile(confFile, conf, 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	run(tb, paths[1], "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-dns01", dns, "-management", local(ports[3]), "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "")
+	run(tb, paths[1], "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-dnsserver", dns, "-management", local(ports[3]), "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "")
 	run(tb, paths[0], "-config", confFile, "-dnsserver", dns)
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.CA}}
 	tb.Cleanup(tr.CloseIdleConnections)
 	s.client = &http.Client{Transport: tr, Timeout: 5 * time.Second}
-	s.waitUntilUp(tb)
+	waitUntil(tb, func() error { return resolves(tb.Context(), dns) })
+	waitUntil(tb, func() error { _, err := s.get(s.Directory); return err })
 	return s
 }
 
@@ -114,14 +126,26 @@ func (s *Server) get(url string) ([]byte, error) {
 	return body, err
 }
 
-func (s *Server) waitUntilUp(tb testing.TB) {
+// resolves checks that the DNS server answers as Pebble needs it.
+func resolves(ctx context.Context, dns string) error {
+	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", dns)
+	}}
+	addrs, err := resolver.LookupNetIP(ctx, "ip4", "any.test.")
+	if err == nil && (len(addrs) != 1 || addrs[0].String() != "127.0.0.1") {
+		err = fmt.Errorf("any.test is %v", addrs)
+	}
+	return err
+}
+
+func waitUntil(tb testing.TB, ready func() error) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		_, err := s.get(s.Directory)
+		err := ready()
 		if err == nil {
 			return
 		}
@@ -158,7 +182,7 @@ func run(tb testing.TB, path string, args ...string) {
 	tb.Helper()
 	var out lockedBuffer
 	cmd := exec.Command(path, args...)
-	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1")
+	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0")
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
@@ -193,16 +217,19 @@ func (b *lockedBuffer) String() string {
 func local(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 // freePorts finds ports below the kernel's ephemeral range, so that no outgoing
-// connection takes one between this look and the server's bind.
+// connection takes one between this look and the server's bind. They are drawn
+// by lot, for tests that run side by side.
 func freePorts(tb testing.TB, n int) []int {
 	tb.Helper()
 	var ports []int
-	for port := 26000 + os.Getpid()%3000; len(ports) < n; port++ {
-		if port > 32000 {
-			tb.Fatal("pebbletest: no free port")
-		}
+	for range 1000 {
+		port := 15000 + rand.IntN(17000)
 		tcp, err := net.Listen("tcp", local(port))
 		if err != nil {
+			continue
+		}
+		if slices.Contains(ports, port) {
+			tcp.Close()
 			continue
 		}
 		udp, err := net.ListenPacket("udp", local(port))
@@ -211,7 +238,10 @@ func freePorts(tb testing.TB, n int) []int {
 			continue
 		}
 		udp.Close()
-		ports = append(ports, port)
+		if ports = append(ports, port); len(ports) == n {
+			return ports
+		}
 	}
-	return ports
+	tb.Fatal("pebbletest: no free port")
+	return nil
 }

@@ -1,0 +1,223 @@
+package tlsx
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/palisade-go/palisade/internal/testcert"
+)
+
+type certificate = x509.Certificate
+
+func chainOf(certs ...*certificate) []*certificate { return certs }
+
+// swapCert is a CertSource whose certificate a test replaces.
+type swapCert struct {
+	atomic.Pointer[tls.Certificate]
+}
+
+func (s *swapCert) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.Load(), nil }
+
+// TestImpostors shows each kind of wrong server to each kind of pin.
+func TestImpostors(t *testing.T) {
+	ca, otherCA := testcert.NewCA(t), testcert.NewCA(t)
+	web1 := []string{"spiffe://test/web1"}
+	right := testcert.Leaf{Names: []string{"web.test", "192.0.2.1"}, URIs: web1}
+	with := func(change func(*testcert.Leaf)) testcert.Leaf {
+		l := right
+		change(&l)
+		return l
+	}
+	self := func() tls.Certificate {
+		cert := ca.Issue(right)
+		template := *cert.Leaf
+		der, err := x509.CreateCertificate(nil, &template, &template, cert.Leaf.PublicKey, cert.PrivateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: cert.PrivateKey, Leaf: leaf}
+	}
+	byURI := Backend{Peer: PeerMatcher{URIs: web1}}
+	byDNS := Backend{Peer: PeerMatcher{Names: []string{"web.test"}}}
+	byHost := Backend{ServerName: "web.test"}
+	byIP := Backend{ServerName: "192.0.2.1"}
+	for _, c := range []struct {
+		name                 string
+		cert                 tls.Certificate
+		uri, dns, host, byIP bool
+	}{
+		{"right", ca.Issue(right), true, true, true, true},
+		{"wrong name", ca.Issue(with(func(l *testcert.Leaf) { l.Names = []string{"db.test"} })), true, false, false, false},
+		{"wildcard", ca.Issue(with(func(l *testcert.Leaf) { l.Names = []string{"*.test"} })), true, false, true, false},
+		{"other identity", ca.Issue(with(func(l *testcert.Leaf) { l.URIs = []string{"spiffe://test/web2"} })), false, true, true, true},
+		{"no identity", ca.Issue(testcert.Leaf{CommonName: "web.test"}), false, false, false, false},
+		{"client certificate", ca.Issue(with(func(l *testcert.Leaf) { l.Usages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })), false, false, false, false},
+		{"expired", ca.Issue(with(func(l *testcert.Leaf) { l.NotAfter = time.Now().Add(-time.Minute) })), false, false, false, false},
+		{"not yet valid", ca.Issue(with(func(l *testcert.Leaf) { l.NotBefore = time.Now().Add(time.Minute) })), false, false, false, false},
+		{"other authority", otherCA.Issue(right), false, false, false, false},
+		{"self-signed", self(), false, false, false, false},
+	} {
+		for _, pin := range []struct {
+			name string
+			b    Backend
+			want bool
+		}{{"URI", byURI, c.uri}, {"DNS name", byDNS, c.dns}, {"host", byHost, c.host}, {"address", byIP, c.byIP}} {
+			pin.b.Roots = rootsOf(t, ca)
+			client, err := BackendTLS(pin.b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := &tls.Config{Certificates: []tls.Certificate{c.cert}}
+			if r := shake(t, server, client); (r.clientErr == nil) != pin.want {
+				t.Errorf("%s, pinned by %s: %v, want success %v", c.name, pin.name, r.clientErr, pin.want)
+			} else if c.name == "other identity" && pin.name == "URI" && !errors.Is(r.clientErr, ErrPeerIdentity) {
+				t.Errorf("other identity: %v, want ErrPeerIdentity", r.clientErr)
+			}
+		}
+	}
+}
+
+// TestBackendRotation replaces authorities and certificates of both sides under
+// a client that resumes sessions.
+func TestBackendRotation(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version uint16) {
+		oldCA, newCA := testcert.NewCA(t), testcert.NewCA(t)
+		leaf := testcert.Leaf{URIs: []string{"spiffe://test/web1"}, Names: []string{"web.test"}}
+		var serverRoots, clientRoots swapRoots
+		var serverCert, clientCert swapCert
+		serverRoots.Store(rootsOf(t, oldCA))
+		clientRoots.Store(rootsOf(t, oldCA))
+		serverCert.Store(new(oldCA.Issue(leaf)))
+		clientCert.Store(new(oldCA.Issue(testcert.Leaf{CommonName: "one"})))
+		term := newTerminator(t, Config{Certs: []CertSource{&serverCert}, Policies: []Policy{{Client: &ClientAuth{Mode: Required, Roots: &serverRoots}}}})
+		client, err := BackendTLS(Backend{Roots: &clientRoots, Cert: &clientCert, Peer: PeerMatcher{URIs: leaf.URIs}, ServerName: "web.test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.MinVersion, client.MaxVersion = version, version
+		visit := func(when string, ok, resumed bool) {
+			t.Helper()
+			if r := shake(t, term.ServerConfig(), client); r.ok() != ok || r.client.DidResume != resumed {
+				t.Errorf("%s: resumed %v, want %v: %v / %v, want success %v", when, r.client.DidResume, resumed, r.clientErr, r.serverErr, ok)
+			}
+		}
+		visit("first", true, false)
+		visit("second", true, true)
+		clientCert.Store(new(oldCA.Issue(testcert.Leaf{CommonName: "two"})))
+		visit("new client certificate", true, false)
+		visit("again", true, true)
+		clientRoots.Store(rootsOf(t, newCA))
+		visit("server still of the old authority", false, false)
+		serverCert.Store(new(newCA.Issue(leaf)))
+		visit("server of the new authority", true, false)
+		serverRoots.Store(rootsOf(t, newCA))
+		visit("client still of the old authority", false, false)
+		clientCert.Store(new(newCA.Issue(testcert.Leaf{CommonName: "three"})))
+		visit("all new", true, false)
+		visit("all new again", true, true)
+	})
+}
+
+// TestResumedServerIsVerified is about verifyBackend alone, without the session
+// cache that forgets sessions when the authorities change.
+func TestResumedServerIsVerified(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version uint16) {
+		ca, otherCA := testcert.NewCA(t), testcert.NewCA(t)
+		var roots swapRoots
+		roots.Store(rootsOf(t, ca))
+		client, err := BackendTLS(Backend{Roots: &roots, ServerName: "web.test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.MinVersion, client.MaxVersion, client.ClientSessionCache = version, version, new(oneSession)
+		server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(testcert.Leaf{Names: []string{"web.test"}})}}
+		for i := range 2 {
+			if r := shake(t, server, client); !r.ok() || r.client.DidResume != (i == 1) {
+				t.Fatalf("visit %d: resumed %v: %v", i, r.client.DidResume, r.clientErr)
+			}
+		}
+		roots.Store(rootsOf(t, otherCA))
+		if r := shake(t, server, client); r.clientErr == nil {
+			t.Errorf("resumed %v with a server of an authority that is not trusted any more", r.client.DidResume)
+		}
+		roots.Store(nil)
+		if r := shake(t, server, client); r.clientErr == nil {
+			t.Error("connected without any authorities")
+		}
+	})
+}
+
+func TestBackendWithoutItsCertificate(t *testing.T) {
+	ca := testcert.NewCA(t)
+	roots := rootsOf(t, ca)
+	none := CertFunc(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil })
+	client, err := BackendTLS(Backend{Roots: roots, Cert: none, ServerName: "web.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := newTerminator(t, Config{
+		Certs:    []CertSource{static(ca.Issue(testcert.Leaf{Names: []string{"web.test"}}))},
+		Policies: []Policy{{Client: &ClientAuth{Roots: roots}}},
+	})
+	if r := shake(t, term.ServerConfig(), client); r.clientErr == nil {
+		t.Error("connected anonymously, although a certificate is configured")
+	}
+}
+
+func TestBackendTLSListsEveryMistake(t *testing.T) {
+	_, err := BackendTLS(Backend{Profile: 7, ALPN: []string{""}})
+	for _, want := range []string{"Backend.Roots", "Backend.Peer and Backend.ServerName", "Profile(7)", "Backend.ALPN"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not mention %q: %v", want, err)
+		}
+	}
+	if _, err := BackendTLS(Backend{Roots: rootsOf(t, testcert.NewCA(t)), ServerName: "a b"}); !errors.Is(err, errBadName) {
+		t.Errorf("ServerName: %v", err)
+	}
+}
+
+func TestBackendTLSKeepsItsOwnCopy(t *testing.T) {
+	ca := testcert.NewCA(t)
+	b := Backend{Roots: rootsOf(t, ca), Peer: PeerMatcher{URIs: []string{"spiffe://test/web1"}}, ServerName: "web.test"}
+	client, err := BackendTLS(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Peer.URIs[0] = "spiffe://test/evil"
+	server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(testcert.Leaf{URIs: []string{"spiffe://test/evil"}})}}
+	if r := shake(t, server, client); !errors.Is(r.clientErr, ErrPeerIdentity) {
+		t.Errorf("the pin changed with the caller's slice: %v", r.clientErr)
+	}
+}
+
+func TestPeerMatcher(t *testing.T) {
+	cert := &x509.Certificate{DNSNames: []string{"*.test", "web.test"}, URIs: []*url.URL{{Scheme: "spiffe", Host: "test", Path: "/web1"}}}
+	cert.Subject.CommonName = "cn.test"
+	for _, c := range []struct {
+		m    PeerMatcher
+		want bool
+	}{
+		{PeerMatcher{}, false},
+		{PeerMatcher{URIs: []string{"spiffe://test/web1"}}, true},
+		{PeerMatcher{URIs: []string{"spiffe://test/web"}}, false},
+		{PeerMatcher{URIs: []string{"spiffe://test/WEB1"}}, false},
+		{PeerMatcher{Names: []string{"web.test"}}, true},
+		{PeerMatcher{Names: []string{"other.test"}}, false}, // "*.test" is not it
+		{PeerMatcher{Names: []string{"cn.test"}}, false},
+		{PeerMatcher{URIs: []string{"x"}, Names: []string{"web.test"}}, true},
+	} {
+		if got := c.m.Match(cert); got != c.want {
+			t.Errorf("%+v: %v, want %v", c.m, got, c.want)
+		}
+	}
+}

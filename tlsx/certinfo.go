@@ -1,0 +1,43 @@
+package tlsx
+
+import (
+	"crypto/x509"
+	"slices"
+	"strings"
+	"time"
+)
+
+// CertInfo describes a certificate that is being served.
+type CertInfo struct {
+	// Names are the DNS names and IP addresses it covers.
+	Names     []string
+	Issuer    string
+	NotBefore time.Time
+	NotAfter  time.Time
+}
+
+// Certificates describes what the sources serve now, for those of them that can
+// tell, soonest to expire first.
+func (t *Terminator) Certificates() []CertInfo {
+	var out []CertInfo
+	for _, s := range t.certs {
+		lister, ok := s.(interface{ Certificates() []*x509.Certificate })
+		if !ok {
+			continue
+		}
+		for _, c := range lister.Certificates() {
+			names := slices.Clone(c.DNSNames)
+			for _, ip := range c.IPAddresses {
+				names = append(names, ip.String())
+			}
+			out = append(out, CertInfo{names, c.Issuer.String(), c.NotBefore, c.NotAfter})
+		}
+	}
+	slices.SortFunc(out, func(a, b CertInfo) int {
+		if c := a.NotAfter.Compare(b.NotAfter); c != 0 {
+			return c
+		}
+		return strings.Compare(strings.Join(a.Names, ","), strings.Join(b.Names, ","))
+	})
+	return out
+}

@@ -1,0 +1,59 @@
+// Package tlsx serves and verifies TLS on both sides of a load balancer:
+// certificates at the edge, mutual TLS to the servers behind it, and the
+// client's verified identity carried across, so that an application sees the
+// same identity whether the client connected to it directly or through a proxy.
+//
+// # Which type when
+//
+//   - [Terminator] accepts TLS. It serves certificates from any [CertSource]
+//     under a list of [Policy] values, each with its own names, protocol
+//     versions and client authentication. A name that no policy covers gets an
+//     alert, never a default.
+//   - [CA] is an internal certificate authority in a folder, for the hops that
+//     no public authority certifies: balancer to server, service to service,
+//     and client certificates. Its leaves live for a day and renew themselves.
+//   - [BackendTLS] makes the *tls.Config with which a proxy connects to a
+//     server: the server must prove a pinned identity, and the proxy proves its
+//     own.
+//   - [Forward] and [Receive] carry the identity of the client across the proxy
+//     in the Client-Cert header of RFC 9440. [IdentityFrom] reads it.
+//   - [RedirectHTTPS] and [HSTS] lead browsers from HTTP to HTTPS.
+//   - tlsx/acme, a package of its own, is a CertSource that gets certificates
+//     from a public authority.
+//
+// The smallest server reads a certificate from files and follows them:
+//
+//	cert, err := tlsx.Files("cert.pem", "key.pem", nil)
+//	if err != nil { … }
+//	term, err := tlsx.New(tlsx.Config{Certs: []tlsx.CertSource{cert}})
+//	if err != nil { … }
+//	err = http.Serve(term.Listener(ln), tlsx.HSTS{}.Handler(app))
+//
+// # What is guarded
+//
+// A policy authorises clients in VerifyConnection, which also runs when a
+// session is resumed, and its session ticket keys are derived from the policy,
+// its authorities and a secret, so that a ticket issued under one policy opens
+// nothing under another (golang/go #77217). Changing the authorities makes new
+// keys too: clients of the old set begin anew.
+//
+// A forged Client-Cert header is removed in every spelling that some server
+// reads as the same header, with underscores and in any case, before the proxy
+// sets its own; and a server believes the header only from a peer whose
+// certificate proves that it is the proxy.
+//
+// A validator of TLS-ALPN-01 challenges passes without a client certificate, but
+// gets to see a challenge certificate only, and no connection.
+//
+// Files that change are taken over as a whole or not at all: half a file, a key
+// that does not match yet or an expired certificate never replaces what is good.
+//
+// # What it does not do
+//
+// Ticket keys live in one process: a client that moves to another server makes a
+// full handshake there. Nothing checks for revocation; the internal authority's
+// leaves are short-lived instead. There is no Encrypted Client Hello.
+//
+// The package needs the standard library only, and starts no goroutines. All its
+// types are safe for concurrent use.
+package tlsx

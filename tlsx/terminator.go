@@ -1,0 +1,325 @@
+package tlsx
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config is what a [Terminator] serves.
+type Config struct {
+	// Certs are asked for a certificate in this order; the first that has one
+	// serves it. Empty is an error.
+	Certs []CertSource
+	// Policies say how. Empty means one policy without names: every name that
+	// a source has a certificate for, Intermediate, no client authentication.
+	Policies []Policy
+	// OnReject, if not nil, is called for each handshake that a policy refuses,
+	// with the normal form of the name asked for. It must not block. What
+	// crypto/tls refuses by itself, such as a client certificate of another
+	// authority, is not among them.
+	OnReject func(name string, remote net.Addr, err error)
+	// Logger gets changes of state. Nil means slog.Default().
+	Logger *slog.Logger
+}
+
+// Terminator accepts TLS under a list of policies. Create it with [New]. It is
+// safe for concurrent use.
+type Terminator struct {
+	certs    []CertSource
+	policies []*servedPolicy
+	table    policyTable
+	onReject func(string, net.Addr, error)
+	logger   *slog.Logger
+	tickets  *ticketKeys
+}
+
+// servedPolicy is a policy with its present generation.
+type servedPolicy struct {
+	Policy
+	mu  sync.Mutex // serialises the making of generations
+	now atomic.Pointer[generation]
+}
+
+// generation is a policy compiled for one set of authorities and one period of
+// ticket keys. It never changes.
+type generation struct {
+	roots  *Roots // nil without client authentication
+	epoch  *ticketEpoch
+	config *tls.Config
+}
+
+var (
+	// ErrUnknownName is given to OnReject for a name that no policy covers or
+	// that no source has a certificate for. The client gets the alert
+	// unrecognized_name.
+	ErrUnknownName = errors.New("tlsx: no policy and certificate for this name")
+	// ErrUnauthorized is wrapped by the error given to OnReject when a client's
+	// certificate is valid but Authorize refused it.
+	ErrUnauthorized = errors.New("tlsx: client not authorized")
+)
+
+// New returns a Terminator, or an error that lists everything wrong with the
+// configuration.
+func New(c Config) (*Terminator, error) {
+	if len(c.Policies) == 0 {
+		c.Policies = []Policy{{}}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	table, err := newPolicyTable(c.Policies)
+	if len(c.Certs) == 0 || slices.Contains(c.Certs, nil) {
+		err = errors.Join(fmt.Errorf("tlsx: Config.Certs is %v, want at least one source and none that is nil", c.Certs), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var secret [32]byte
+	rand.Read(secret[:])
+	t := &Terminator{
+		certs:    slices.Clone(c.Certs),
+		table:    table,
+		onReject: c.OnReject,
+		logger:   c.Logger,
+		tickets:  newTicketKeys(secret),
+	}
+	for _, p := range c.Policies {
+		p.Names, p.ALPN = slices.Clone(p.Names), slices.Clone(p.ALPN)
+		if p.ALPN == nil {
+			p.ALPN = []string{"h2", "http/1.1"}
+		}
+		if p.Client != nil {
+			client := *p.Client
+			p.Client = &client
+		}
+		s := &servedPolicy{Policy: p}
+		if _, err := t.generationOf(s); err != nil {
+			return nil, err
+		}
+		t.policies = append(t.policies, s)
+	}
+	return t, nil
+}
+
+// ServerConfig returns the configuration for a server. It may be given to any
+// number of servers; it must not be modified.
+func (t *Terminator) ServerConfig() *tls.Config {
+	c := emptyConfig()
+	c.NextProtos = []string{"h2", "http/1.1"}
+	c.GetConfigForClient = t.configFor
+	return c
+}
+
+// Listener returns a listener that accepts TLS on ln.
+func (t *Terminator) Listener(ln net.Listener) net.Listener {
+	return tls.NewListener(ln, t.ServerConfig())
+}
+
+// emptyConfig has no certificate, which makes crypto/tls answer every client
+// with the alert unrecognized_name. Without GetCertificate it would refuse the
+// configuration as such. No ticket is good here either.
+func emptyConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS12,
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil },
+		SessionTicketsDisabled: true,
+	}
+}
+
+func (t *Terminator) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	name := helloName(hello)
+	i := t.table.find(name)
+	if name == "" || i < 0 {
+		t.reject(name, hello, ErrUnknownName)
+		return emptyConfig(), nil
+	}
+	asked := *hello
+	asked.ServerName = name
+	if slices.Equal(hello.SupportedProtos, []string{acmeALPN}) {
+		return t.challengeFor(&asked), nil
+	}
+	p := t.policies[i]
+	gen, err := t.generationOf(p)
+	if err != nil {
+		t.reject(name, hello, err)
+		return nil, err
+	}
+	cert, err := t.certificate(&asked)
+	if err != nil {
+		t.reject(name, hello, err)
+		return nil, err
+	}
+	if cert == nil {
+		t.reject(name, hello, ErrUnknownName)
+		return emptyConfig(), nil
+	}
+	if p.Client == nil {
+		return gen.config, nil
+	}
+	// VerifyConnection is not told whose connection it verifies.
+	c := gen.config.Clone()
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		err := authorize(hello.Context(), p, gen.roots, cs)
+		if err != nil {
+			t.reject(name, hello, err)
+		}
+		return err
+	}
+	return c, nil
+}
+
+// helloName is the normal form of the name asked for; without one, the address
+// connected to. It is empty for a name that is none.
+func helloName(hello *tls.ClientHelloInfo) string {
+	if hello.ServerName != "" {
+		name, err := normalName(hello.ServerName)
+		if err != nil {
+			return ""
+		}
+		return name
+	}
+	if hello.Conn == nil {
+		return ""
+	}
+	name, err := normalAddr(hello.Conn.LocalAddr())
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// certificate asks the sources in their order. An error of one is not the end:
+// the next may have a certificate.
+func (t *Terminator) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	var errs []error
+	for _, s := range t.certs {
+		cert, err := s.Certificate(hello)
+		if cert != nil && err == nil {
+			return cert, nil
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (t *Terminator) reject(name string, hello *tls.ClientHelloInfo, err error) {
+	if t.onReject == nil {
+		return
+	}
+	var remote net.Addr
+	if hello.Conn != nil {
+		remote = hello.Conn.RemoteAddr()
+	}
+	t.onReject(name, remote, err)
+}
+
+// generationOf returns the policy's generation for the authorities of this
+// moment, with ticket keys of this moment.
+func (t *Terminator) generationOf(p *servedPolicy) (*generation, error) {
+	roots, err := p.roots()
+	if err != nil {
+		return nil, err
+	}
+	epoch := t.tickets.now()
+	if gen := p.now.Load(); gen != nil && gen.roots == roots && gen.epoch == epoch {
+		return gen, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// Both may have moved on while this waited, and must not go back.
+	if roots, err = p.roots(); err != nil {
+		return nil, err
+	}
+	epoch = t.tickets.now()
+	gen := p.now.Load()
+	if gen != nil && gen.roots == roots && gen.epoch == epoch {
+		return gen, nil
+	}
+	next := &generation{roots: roots, epoch: epoch, config: t.compile(p, roots, epoch)}
+	if gen != nil && gen.roots != roots {
+		t.logger.Info("tlsx: client authorities changed", "policy", p.id())
+	}
+	p.now.Store(next)
+	return next, nil
+}
+
+// roots returns the authorities of this moment, nil without client
+// authentication.
+func (p *servedPolicy) roots() (*Roots, error) {
+	if p.Client == nil {
+		return nil, nil
+	}
+	roots := p.Client.Roots.Roots()
+	if roots == nil {
+		return nil, fmt.Errorf("tlsx: policy %q: no authorities for clients", p.id())
+	}
+	return roots, nil
+}
+
+func (t *Terminator) compile(p *servedPolicy, roots *Roots, epoch *ticketEpoch) *tls.Config {
+	c := &tls.Config{
+		NextProtos: p.ALPN,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			asked := *hello
+			asked.ServerName = helloName(hello)
+			return t.certificate(&asked)
+		},
+	}
+	p.Profile.apply(c)
+	c.SetSessionTicketKeys(epoch.keys(p.id(), roots))
+	if p.Client != nil {
+		c.ClientCAs = roots.pool
+		c.ClientAuth = tls.VerifyClientCertIfGiven
+		if p.Client.Mode == Required {
+			c.ClientAuth = tls.RequireAndVerifyClientCert
+		}
+	}
+	return c
+}
+
+// authorize runs in full and in resumed handshakes. In a resumed one the chain
+// is verified again: what crypto/tls did about it was in the past.
+func authorize(ctx context.Context, p *servedPolicy, roots *Roots, cs tls.ConnectionState) error {
+	if len(cs.PeerCertificates) == 0 {
+		if p.Client.Mode == Required {
+			return errors.New("tlsx: no client certificate")
+		}
+		return nil
+	}
+	if len(cs.VerifiedChains) == 0 {
+		return errors.New("tlsx: client certificate not verified")
+	}
+	if cs.DidResume {
+		if _, err := verifyChain(cs.PeerCertificates, roots, x509.ExtKeyUsageClientAuth); err != nil {
+			return fmt.Errorf("tlsx: client certificate: %w", err)
+		}
+	}
+	if p.Client.Authorize == nil {
+		return nil
+	}
+	if err := p.Client.Authorize(ctx, verifiedIdentity(&cs)); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
+	}
+	return nil
+}
+
+// verifyChain verifies a peer's certificates now, for a use, against roots.
+func verifyChain(certs []*x509.Certificate, roots *Roots, usage x509.ExtKeyUsage) ([][]*x509.Certificate, error) {
+	opts := x509.VerifyOptions{Roots: roots.pool, Intermediates: x509.NewCertPool(), CurrentTime: time.Now(), KeyUsages: []x509.ExtKeyUsage{usage}}
+	for _, c := range certs[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	return certs[0].Verify(opts)
+}
