@@ -1,0 +1,150 @@
+package lb
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// continueWait is how long a client that asked to be told waits for the
+// backend's 100 before the proxy tells it to go on, since a server of HTTP/1.0
+// says nothing and waits for the body (RFC 9110, section 10.1.1).
+const continueWait = 5 * time.Second
+
+// requestBody is the body of the client's request, as all attempts share it.
+type requestBody struct {
+	src      io.ReadCloser
+	in       *http.Request
+	trailer  http.Header // of the outgoing request, filled at the end
+	trusted  bool        // the peer may set forwarding fields in the trailer
+	expects  bool        // the client waits for a 100
+	onward   chan struct{}
+	sayGoOn  func() bool // tells the client to go on, unless it has been answered
+	openOnce sync.Once
+
+	started atomic.Bool
+	ended   atomic.Bool
+	bytes   atomic.Int64
+	failure atomic.Pointer[error] // of reading from the client
+}
+
+// goOn lets the body be read: the client knows that it is wanted.
+func (b *requestBody) goOn() { b.openOnce.Do(func() { close(b.onward) }) }
+
+// err is the failure of reading from the client; nil on a nil b.
+func (b *requestBody) err() error {
+	if b == nil {
+		return nil
+	}
+	if err := b.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// read says that nothing of the body is left to read.
+func (b *requestBody) read() bool {
+	return b.ended.Load() || b.in.ContentLength > 0 && b.bytes.Load() >= b.in.ContentLength
+}
+
+// untouched says that a request can be sent again: nothing of its body has been
+// read, or it has none.
+func (b *requestBody) untouched() bool { return b == nil || !b.started.Load() }
+
+// attemptBody is a requestBody as one attempt sees it. Closing it closes the
+// attempt's view only: a body that nobody has read can go to another backend,
+// and the client's own is closed by the server.
+type attemptBody struct {
+	*requestBody
+	ctx    context.Context // of the attempt
+	timer  *headTimer
+	closed atomic.Bool
+}
+
+// Read is called by the transport, in its own goroutine.
+func (a *attemptBody) Read(p []byte) (int, error) {
+	if a.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	if a.expects {
+		if err := a.awaitContinue(); err != nil {
+			return 0, err
+		}
+	}
+	a.started.Store(true)
+	a.timer.pause()
+	n, err := a.src.Read(p)
+	a.timer.resume()
+	a.bytes.Add(int64(n))
+	switch {
+	case err == io.EOF:
+		a.finishTrailer()
+		a.ended.Store(true)
+	case err != nil:
+		a.failure.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+// awaitContinue returns once the client has been told to send the body. If the
+// backend answers without asking for it, that is never: the body is not read.
+func (a *attemptBody) awaitContinue() error {
+	timer := time.NewTimer(continueWait)
+	defer timer.Stop()
+	select {
+	case <-a.onward:
+		return nil
+	case <-a.ctx.Done():
+		return context.Cause(a.ctx)
+	case <-timer.C:
+	}
+	if a.sayGoOn() {
+		a.goOn()
+	}
+	select {
+	case <-a.onward:
+		return nil
+	case <-a.ctx.Done():
+		return context.Cause(a.ctx)
+	}
+}
+
+// finishTrailer hands over the trailer, which net/http knows at the end of the
+// body and the transport sends after it.
+func (b *requestBody) finishTrailer() {
+	if b.trailer == nil || b.ended.Load() {
+		return
+	}
+	for name, values := range b.in.Trailer {
+		if len(values) > 0 {
+			b.trailer[name] = values
+		}
+	}
+	removeHopByHop(b.trailer)
+	removeClaims(b.trailer, b.trusted)
+}
+
+// Close implements io.Closer.
+func (a *attemptBody) Close() error {
+	a.closed.Store(true)
+	return nil
+}
+
+// clientStatus is the status for a body that could not be read.
+func clientStatus(in *http.Request, err error) int {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return http.StatusRequestEntityTooLarge
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return http.StatusRequestTimeout
+	case isDisconnect(err), in.ProtoMajor > 1: // whose streams end with errors of many kinds
+		return StatusClientClosed
+	}
+	return http.StatusBadRequest
+}

@@ -1,0 +1,196 @@
+package lb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// ProxyConfig configures a [Proxy].
+type ProxyConfig struct {
+	// Pool has the backends. Nil is an error. The Proxy does not close it.
+	Pool *Pool
+	// Rewrite changes the outgoing request, once, before a backend is chosen: Out
+	// is to change, In must be left alone, and the scheme and host of Out.URL
+	// are set afterwards. Unlike in httputil.ReverseProxy, Out has the forwarding
+	// fields already, so that SetXForwarded must not be called, and its query is
+	// the client's, unchanged. Hop-by-hop fields and the client's own
+	// Client-Cert, Client-Cert-Chain and X-Forwarded-Client-Cert, in any
+	// spelling, have been removed. Nil changes nothing.
+	Rewrite func(*httputil.ProxyRequest)
+	// ModifyResponse changes the response before its head is sent. An error
+	// gives 502. Nil changes nothing.
+	ModifyResponse func(*http.Response) error
+	// TrustedProxies are the peers whose Forwarded, X-Forwarded-* and X-Real-Ip
+	// are kept and added to. Those of others are removed. Nil trusts nobody.
+	TrustedProxies []netip.Prefix
+	// Retries is how many further backends a request may be sent to, never the
+	// same again, if it is safe to repeat: nothing of a response has come, and
+	// either no connection was made or the method is idempotent (RFC 9110,
+	// section 9.2.2) and there is no body. 0 means 2, a negative number none;
+	// 16 at most.
+	Retries int
+	// Timeout is how long a backend may take to accept a request and to begin its
+	// final response; time in which the client's body is awaited does not count.
+	// Then the client gets 504. 0 means 60 s.
+	Timeout time.Duration
+	// Upgrade are the protocols that a client may upgrade to. Others are removed
+	// from the request, which goes on without. Nil means "websocket"; an empty
+	// list, none.
+	Upgrade []string
+	// UpgradeIdle is how long an upgraded connection may carry nothing in either
+	// direction. 0 means an hour, a negative number without end.
+	UpgradeIdle time.Duration
+	// OnDone gets one record for each request. It runs in the request's goroutine
+	// and must not block. Nil means nobody does.
+	OnDone func(Event)
+	// ErrorHandler answers a request that could not be forwarded; the error is an
+	// [*Error] with the status that is due. Nil writes the status's text.
+	ErrorHandler func(http.ResponseWriter, *http.Request, error)
+	// Logger gets what is wrong with the set-up, once: middleware that cannot be
+	// upgraded. Nil means slog.Default().
+	Logger *slog.Logger
+}
+
+const (
+	maxRetries     = 16
+	defaultRetries = 2
+)
+
+func (c *ProxyConfig) validate() error {
+	var errs []error
+	if c.Pool == nil {
+		errs = append(errs, errors.New("lb: ProxyConfig.Pool is nil, want a pool"))
+	}
+	if c.Retries > maxRetries {
+		errs = append(errs, fmt.Errorf("lb: ProxyConfig.Retries is %d, want %d at most", c.Retries, maxRetries))
+	}
+	if c.Timeout < 0 {
+		errs = append(errs, fmt.Errorf("lb: ProxyConfig.Timeout is %v, want 0 for the default or more", c.Timeout))
+	}
+	for i, prefix := range c.TrustedProxies {
+		if !prefix.IsValid() {
+			errs = append(errs, fmt.Errorf("lb: ProxyConfig.TrustedProxies[%d] is %v, want a valid prefix", i, prefix))
+		} else if prefix.Addr().Is4In6() {
+			errs = append(errs, fmt.Errorf("lb: ProxyConfig.TrustedProxies[%d] is %v, want the IPv4 prefix it maps", i, prefix))
+		}
+	}
+	for i, token := range c.Upgrade {
+		if !httpguts.ValidHeaderFieldName(token) { // which is a token, too
+			errs = append(errs, fmt.Errorf("lb: ProxyConfig.Upgrade[%d] is %q, want the name of a protocol", i, token))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Proxy forwards requests to the backends of a [Pool]. Create it with
+// [NewProxy]. It is safe for concurrent use and has nothing to close.
+//
+// A response that breaks off is never completed: ServeHTTP panics with
+// [http.ErrAbortHandler], which tells the server to end the connection, so that
+// the client sees that something is missing. It does so, too, if the client has
+// gone. A middleware that wants to see the end of every request must defer.
+type Proxy struct {
+	conf     ProxyConfig
+	hijacker sync.Once // guards the one complaint about a missing Hijack
+}
+
+// NewProxy returns a proxy. The error joins every mistake in conf.
+func NewProxy(conf ProxyConfig) (*Proxy, error) {
+	if err := conf.validate(); err != nil {
+		return nil, err
+	}
+	conf.TrustedProxies = slices.Clone(conf.TrustedProxies)
+	if conf.Upgrade == nil {
+		conf.Upgrade = []string{"websocket"}
+	} else {
+		conf.Upgrade = slices.Clone(conf.Upgrade)
+	}
+	switch {
+	case conf.Retries == 0:
+		conf.Retries = defaultRetries
+	case conf.Retries < 0:
+		conf.Retries = 0
+	}
+	if conf.Timeout == 0 {
+		conf.Timeout = time.Minute
+	}
+	if conf.UpgradeIdle == 0 {
+		conf.UpgradeIdle = time.Hour
+	}
+	if conf.Logger == nil {
+		conf.Logger = slog.Default()
+	}
+	return &Proxy{conf: conf}, nil
+}
+
+// ServeHTTP implements [http.Handler].
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{proxy: p, w: w, rc: http.NewResponseController(w), in: r}
+	x.event = Event{Request: r, Start: time.Now()}
+	if p.conf.OnDone != nil {
+		defer x.report()
+	}
+	defer x.end()
+	switch done, err := x.answerHere(); {
+	case err != nil:
+		x.fail(err)
+	case !done:
+		x.forward()
+	}
+}
+
+// forward prepares the request and sends it to one backend after the other
+// until one answers.
+func (x *exchange) forward() {
+	if err := x.prepare(); err != nil {
+		x.fail(err)
+		return
+	}
+	var last *Error
+	for {
+		if err := x.in.Context().Err(); err != nil {
+			x.fail(x.gone(err))
+			return
+		}
+		picked, err := x.proxy.conf.Pool.Pick(PickInfo{Request: x.in, Tried: x.tried})
+		if err != nil {
+			if last == nil {
+				last = &Error{Status: http.StatusServiceUnavailable, Err: err}
+			}
+			x.fail(last)
+			return
+		}
+		x.begin(picked)
+		res, err := x.current.roundTrip()
+		if err == nil {
+			x.respond(res)
+			return
+		}
+		v := x.judge(err)
+		x.settle(v.result, 0, v.err)
+		if last = v.err; !v.retry || x.event.Attempts > x.proxy.conf.Retries {
+			x.fail(last)
+			return
+		}
+	}
+}
+
+// gone is the error for a request whose context has ended: the client went
+// away, or a middleware has set a limit.
+func (x *exchange) gone(err error) *Error {
+	status := StatusClientClosed
+	if errors.Is(err, context.DeadlineExceeded) {
+		status = http.StatusGatewayTimeout
+	}
+	return &Error{Status: status, Backend: x.event.Backend, Err: err}
+}

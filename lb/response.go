@@ -1,0 +1,170 @@
+package lb
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// respond forwards the response to the current attempt.
+func (x *exchange) respond(res *http.Response) {
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		x.respondUpgrade(res)
+		return
+	}
+	if res.StatusCode < 200 || res.StatusCode > 999 {
+		x.refuse(Failed, fmt.Errorf("status %d", res.StatusCode))
+		return
+	}
+	if removeInvalid(res.Header) {
+		x.refuse(Failed, errors.New("control characters in the head"))
+		return
+	}
+	removeHopByHop(res.Header)
+	removeHopByHop(res.Trailer)
+	if modify := x.proxy.conf.ModifyResponse; modify != nil {
+		if err := modify(res); err != nil {
+			x.refuse(Canceled, fmt.Errorf("ModifyResponse: %w", err))
+			return
+		}
+	}
+	announced := x.writeHead(res)
+	if err := x.copyBody(res); err != nil {
+		// Whatever follows would make the response look whole.
+		x.event.Err = err
+		panic(http.ErrAbortHandler)
+	}
+	// The trailer is known once the body has been read to its end.
+	x.writeTrailer(res, announced)
+	x.settle(Succeeded, res.StatusCode, nil)
+}
+
+// refuse answers 502 in place of a response that will not do.
+func (x *exchange) refuse(result Result, err error) {
+	e := &Error{http.StatusBadGateway, x.event.Backend, err}
+	x.settle(result, 0, e)
+	x.fail(e)
+}
+
+// writeHead returns the number of trailer fields that were announced.
+func (x *exchange) writeHead(res *http.Response) int {
+	h := x.w.Header()
+	addResponseFields(h, res.Header)
+	if _, ok := res.Header["Content-Type"]; !ok && len(h["Content-Type"]) == 0 {
+		h["Content-Type"] = nil // or the server guesses one
+	}
+	if len(res.Trailer) > 0 {
+		names := make([]string, 0, len(res.Trailer))
+		for name := range res.Trailer {
+			names = append(names, name)
+		}
+		h.Add("Trailer", strings.Join(names, ", "))
+		if x.in.ProtoMajor == 1 && x.in.Method != http.MethodHead {
+			// HTTP/2 allows a length beside a trailer; here a trailer needs chunks.
+			delete(h, "Content-Length")
+			res.ContentLength = -1
+		}
+	}
+	x.closeUnlessRead()
+	x.event.Status = res.StatusCode
+	x.w.WriteHeader(res.StatusCode)
+	return len(res.Trailer)
+}
+
+func (x *exchange) writeTrailer(res *http.Response, announced int) {
+	if len(res.Trailer) == 0 {
+		return
+	}
+	removeHopByHop(res.Trailer)
+	removeInvalid(res.Trailer)
+	// A short body that has not been flushed would get a Content-Length, and
+	// then there is no place for a trailer.
+	x.rc.Flush()
+	h, prefix := x.w.Header(), ""
+	if len(res.Trailer) != announced {
+		prefix = http.TrailerPrefix
+	}
+	for name, values := range res.Trailer {
+		h[prefix+name] = values
+	}
+}
+
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copyBody forwards the body. Its error is an *Error with the blame; the attempt
+// is settled then.
+func (x *exchange) copyBody(res *http.Response) error {
+	if x.in.Method == http.MethodHead {
+		return nil
+	}
+	streams := res.ContentLength < 0 || isEventStream(res.Header)
+	if streams {
+		x.rc.Flush() // the client may have to see the head before there is a body
+	}
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	for {
+		n, readErr := res.Body.Read(buf[:])
+		if n > 0 {
+			m, err := x.w.Write(buf[:n])
+			x.event.ResponseBytes += int64(m)
+			if err != nil {
+				return x.writeFailed(err)
+			}
+			// Of a body of known length, too, a part that came alone goes out
+			// alone; the last goes out with the end of the response.
+			if streams || n < len(buf) && x.event.ResponseBytes < res.ContentLength {
+				x.rc.Flush()
+			}
+		}
+		switch {
+		case readErr == io.EOF:
+			return nil
+		case readErr != nil:
+			return x.readFailed(readErr)
+		}
+	}
+}
+
+// writeFailed settles the attempt after the client would not take the body.
+func (x *exchange) writeFailed(err error) error {
+	e := &Error{StatusClientClosed, x.event.Backend, fmt.Errorf("writing the response: %w", err)}
+	if errors.Is(err, http.ErrContentLength) || errors.Is(err, http.ErrBodyNotAllowed) {
+		// ModifyResponse has changed the body without its length.
+		e.Status = http.StatusBadGateway
+	} else {
+		x.event.Status = StatusClientClosed
+	}
+	x.settle(Canceled, 0, e)
+	return e
+}
+
+// readFailed settles the attempt after the backend broke off the body, or the
+// context ended, which looks the same from here.
+func (x *exchange) readFailed(err error) error {
+	if ctxErr := x.in.Context().Err(); ctxErr != nil {
+		e := x.gone(ctxErr)
+		if e.Status == StatusClientClosed {
+			x.event.Status = e.Status
+		}
+		x.settle(Canceled, 0, e)
+		return e
+	}
+	e := &Error{http.StatusBadGateway, x.event.Backend, fmt.Errorf("the response breaks off: %w", err)}
+	x.settle(Failed, 0, e)
+	return e
+}
+
+func isEventStream(h http.Header) bool {
+	v := h.Get("Content-Type")
+	if len(v) < len("text/event-stream") {
+		return false
+	}
+	t, _, _ := mime.ParseMediaType(v)
+	return t == "text/event-stream"
+}
