@@ -1,0 +1,51 @@
+package dbrouter
+
+import (
+	"hash/maphash"
+	"strings"
+	"sync/atomic"
+)
+
+const (
+	cacheSlots   = 4096 // a power of two
+	cacheMaxText = 4096 // bytes; longer statements are classified each time
+)
+
+// cache remembers classifications by the text of the statement. A slot holds
+// one statement, the last that hashed to it, so that its size is bounded and
+// nothing has to be evicted. It takes no lock.
+type cache struct {
+	seed  maphash.Seed
+	slots [cacheSlots]atomic.Pointer[cached]
+}
+
+type cached struct {
+	sql string
+	Classification
+}
+
+func newCache() *cache { return &cache{seed: maphash.MakeSeed()} }
+
+func (c *cache) classify(sql string) Classification {
+	if len(sql) > cacheMaxText {
+		return Classify(sql)
+	}
+	slot := c.slot(sql)
+	if e := slot.Load(); e != nil && e.sql == sql {
+		return e.Classification
+	}
+	class := Classify(sql)
+	slot.Store(&cached{strings.Clone(sql), class})
+	return class
+}
+
+// learn remembers what the server knows better.
+func (c *cache) learn(sql string, class Classification) {
+	if len(sql) <= cacheMaxText {
+		c.slot(sql).Store(&cached{strings.Clone(sql), class})
+	}
+}
+
+func (c *cache) slot(sql string) *atomic.Pointer[cached] {
+	return &c.slots[maphash.String(c.seed, sql)%cacheSlots]
+}

@@ -1,0 +1,283 @@
+package dbrouter
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+// reads must be taken for reads, or replicas are of no use.
+var reads = []string{
+	"SELECT 1",
+	"select * from t",
+	"SELECT id, text, created FROM notes ORDER BY id DESC LIMIT 100",
+	"(SELECT a FROM t) UNION ALL (SELECT b FROM u) ORDER BY 1",
+	"((SELECT 1))",
+	"SELECT 1;", // ProxySQL #1048
+	"SELECT 1 ; -- done",
+	"SELECT 1 ;; ",
+	"/* app */ SELECT 1 -- tail",
+	"-- head\nSELECT 1",
+	"# head\nSELECT 1",
+	"SELECT\n*\nFROM\tt", // ProxySQL #1670
+	"SELECT COUNT(*), MAX(a), GROUP_CONCAT(b) FROM t WHERE c IN (1, 2) AND (d = 3 OR e LIKE 'x%')",
+	"SELECT count(*) FROM t WHERE a = ? AND b BETWEEN ? AND ?",
+	"SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.id = t.id)",
+	"SELECT a FROM t JOIN u USING (id) LEFT JOIN w ON (w.id = u.id)",
+	"SELECT a FROM t USE INDEX (i) WHERE x = 1",
+	"SELECT REPLACE(a, 'x', 'y'), INSERT(a, 1, 2, 'z'), LEFT(a, 3), CONCAT_WS(',', a, b) FROM t",
+	"SELECT CAST(a AS CHAR(10)), CONVERT(b, DECIMAL(10,2)) FROM t",
+	"SELECT ROW_NUMBER() OVER (PARTITION BY a ORDER BY b) FROM t",
+	"WITH c AS (SELECT 1 AS a) SELECT a FROM c",
+	"WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 5) SELECT n FROM c",
+	"SELECT t.update, t.lock, `into`, `for` FROM t",
+	"SELECT share FROM t",
+	"SELECT 'INSERT INTO x; DELETE @a FOR UPDATE' FROM t",
+	"SELECT \"it's\", 'say \"x\"', 'it''s' FROM t",
+	"SELECT a AS `back``tick` FROM `t`",
+	"SELECT 'a@b.c', JSON_EXTRACT(d, '$.x') FROM t",
+	"SELECT a FROM t WHERE a > 1.5 AND b < .5 AND c = 1e3 AND d = 0x1F AND e = x'41'",
+	"SELECT 5-1, 5--1 FROM t",
+	"SELECT NOW(), CURRENT_TIMESTAMP, DATE_ADD(a, INTERVAL 1 DAY), INTERVAL(3, 1, 2) FROM t",
+	"SELECT a FROM t WHERE a = ANY (SELECT b FROM u)",
+	"SELECT a FROM t WHERE MATCH(a) AGAINST ('x' IN BOOLEAN MODE)",
+	"SELECT a FROM t FOR SYSTEM_TIME AS OF '2020-01-01'",
+	"SELECT größe FROM tücher WHERE ü = 'ß'",
+	"SELECT IF(a > 1, 'x', 'y'), CASE WHEN (a) THEN (b) ELSE (c) END FROM t",
+	"SELECT SLEEP(0)",
+	"SELECT SQL_CALC_FOUND_ROWS a FROM t LIMIT 1",
+}
+
+// others must not be taken for less than this.
+var others = []struct {
+	kind Kind
+	sql  string
+}{
+	// Textual rules that misled others: gorm dbresolver looks at the first 6
+	// and the last 10 characters only, bxcodec #28 for "RETURNING".
+	{Write, "SELECT a FROM t FOR UPDATE"},
+	{Write, "SELECT a FROM t FOR UPDATE;"},
+	{Write, "SELECT a FROM t FOR UPDATE SKIP LOCKED"},
+	{Write, "SELECT a FROM t FOR SHARE"},
+	{Write, "SELECT a FROM t for\n/**/share NOWAIT"},
+	{Write, "SELECT a FROM t LOCK IN SHARE MODE"},
+	{Write, "(SELECT a FROM t FOR UPDATE)"},
+	{Write, "SELECT a INTO OUTFILE '/tmp/x' FROM t"},
+	{Write, "SELECT a FROM t INTO DUMPFILE '/tmp/x'"},
+	{Pin, "SELECT a INTO @v FROM t"},
+	{Write, "SELECT 1.0into outfile '/tmp/x'"},
+	{Write, "SELECT 1e5into outfile '/tmp/x'"},
+	{Write, "SELECT 1.e5into outfile '/tmp/x'"},
+	{Write, "SELECT .5into outfile '/tmp/x'"},
+	{Write, "SELECT 1. into outfile '/tmp/x'"},
+	{Write, "SELECT 1e+5into outfile '/tmp/x'"},
+	{Pin, "SELECT GET_LOCK('x', 1)"},
+	{Pin, "SELECT get_lock ('x', 1)"},
+	{Pin, "SELECT RELEASE_LOCK('x')"},
+	{Pin, "DO GET_LOCK('x', 1)"},
+	{Pin, "CALL p()"},
+	{Write, "INSERT INTO t VALUES (1)"},
+	{Write, "INSERT INTO t VALUES (1) RETURNING a"},
+	{Write, "REPLACE INTO t VALUES (1)"},
+	{Write, "WITH c AS (SELECT 1) DELETE FROM t"},
+	{Write, "WITH c AS (SELECT 1) UPDATE t SET a = 1"},
+	{Write, "WITH c AS (SELECT 1) INSERT INTO t SELECT * FROM c"},
+	{Write, "EXPLAIN SELECT 1"},
+	{Write, "ANALYZE DELETE FROM t"},
+	{Write, "DESCRIBE t"},
+	{Pin, "SET STATEMENT max_statement_time=1 FOR DELETE FROM t"},
+	{Pin, "SET @a = 1"},       // ProxySQL #2597
+	{Pin, "SET autocommit=0"}, // ProxySQL #1340, #1755
+	{Pin, "SELECT @a"},
+	{Pin, "SELECT @a := 1"},
+	{Pin, "INSERT INTO t VALUES (@a)"},
+	{Write, "SELECT @@read_only"},
+	{Write, "SELECT @@session.autocommit"},
+	{Pin, "SELECT @ @x"},
+	{Pin, "CREATE TEMPORARY TABLE x (a INT)"},
+	{Pin, "CREATE OR REPLACE TEMPORARY TABLE x (a INT)"},
+	{Pin, "DROP TEMPORARY TABLE x"},
+	{Write, "CREATE TABLE x (a INT)"},
+	{Write, "ALTER TABLE x ADD b INT"},
+	{Write, "TRUNCATE t"},
+	{Pin, "LOCK TABLES t READ"},
+	{Pin, "UNLOCK TABLES"},
+	{Pin, "FLUSH TABLES WITH READ LOCK"},
+	{Pin, "USE x"},
+	{Pin, "BEGIN"},
+	{Pin, "START TRANSACTION READ ONLY"},
+	{Pin, "COMMIT AND CHAIN"},
+	{Pin, "SAVEPOINT a"},
+	{Pin, "PREPARE s FROM 'DELETE FROM t'"},
+	{Pin, "EXECUTE s"},
+	{Pin, "HANDLER t OPEN"},
+	{Pin, "XA START 'x'"},
+	{Pin, "SELECT 1; DELETE FROM t"},
+	{Pin, "SELECT 1;/**/SET @a=1"},
+	{Pin, "/*!50000 DELETE FROM t */"},
+	{Pin, "SELECT 1 /*! FOR UPDATE */"},
+	{Pin, "SELECT 1 /*!FOR UPDATE */"},
+	{Pin, "SELECT 1 /*M! INTO OUTFILE '/tmp/x' */"},
+	{Pin, "SELECT /*+ SET_VAR(sql_mode='ANSI_QUOTES') */ 1"},
+	{Write, "SELECT f(1)"},
+	{Write, "SELECT db.count(a) FROM t"},
+	{Write, "SELECT `f`(1)"},
+	{Write, "SELECT \"f\"(1)"}, // a call under ANSI_QUOTES
+	{Write, "SELECT count (a) FROM t"},
+	{Write, "SELECT count/**/(a) FROM t"},
+	{Write, "SELECT NEXT VALUE FOR s"},
+	{Write, "SELECT nextval(s)"},
+	{Write, "SELECT s.nextval"},
+	{Write, "SELECT s.currval"},
+	{Write, "SELECT setval(s, 1)"},
+	{Write, "SELECT a FROM t PROCEDURE ANALYSE()"},
+	{Write, "SELECT LAST_INSERT_ID()"}, // ProxySQL #4621
+	{Same, "SELECT FOUND_ROWS()"},
+	{Same, "SELECT ROW_COUNT()"},
+	{Same, "SHOW WARNINGS"},
+	{Same, "SHOW COUNT(*) WARNINGS"},
+	{Write, "SHOW STATUS"},
+	{Write, "SELECT {fn f()}"},
+	{Write, "SELECT CONNECTION_ID()"},
+	{Write, "SELECT MASTER_GTID_WAIT('0-1-1')"},
+	{Write, "SELECT LOAD_FILE('/etc/passwd')"},
+	{Write, "SELECT BENCHMARK(1, f())"},
+	{Pin, `SELECT 'a\'; DELETE FROM t; -- '`}, // NO_BACKSLASH_ESCAPES
+	{Pin, `SELECT "a\" FOR UPDATE -- "`},
+	{Pin, `SELECT 'a\\' FROM t`},
+	{Pin, `SELECT \N`},
+	{Pin, "SELECT 'a"},
+	{Pin, "SELECT `a"},
+	{Pin, "SELECT 1 /* a"},
+	{Pin, "SELECT 1 /*/ FOR UPDATE"},
+	{Pin, "SELECT 1 -- a\x00 FOR UPDATE"}, // a NUL ends a comment
+	{Pin, "SELECT 1 --\x01FOR UPDATE\n;\x02"},
+	{Pin, "SELECT '\xbf`' FOR UPDATE, '`'"}, // a character of GBK
+	{Pin, "\ufeffSELECT 1"},
+	{Pin, ""},
+}
+
+func TestReads(t *testing.T) {
+	for _, sql := range reads {
+		if got := Classify(sql); got.Kind != Read {
+			t.Errorf("%s\n\tis %v, want a read", sql, got)
+		}
+	}
+}
+
+func TestOthers(t *testing.T) {
+	for _, c := range others {
+		got := Classify(c.sql)
+		if c.sql == "" {
+			c.kind = Write
+		}
+		// What cannot be read may be stricter than what it was written for.
+		if got.Kind != c.kind && !(got.Kind == Pin && c.kind == Write && strings.Contains(got.Reason, "number")) {
+			t.Errorf("%s\n\tis %v, want %v", c.sql, got, c.kind)
+		}
+		if got.Reason == "" {
+			t.Errorf("%s has no reason", c.sql)
+		}
+	}
+}
+
+func TestClassifyDoesNotAllocate(t *testing.T) {
+	c := newCache()
+	for _, sql := range reads {
+		if n := testing.AllocsPerRun(10, func() { Classify(sql) }); n != 0 {
+			t.Errorf("%s: %v allocations", sql, n)
+		}
+		c.classify(sql)
+		if n := testing.AllocsPerRun(10, func() { c.classify(sql) }); n != 0 {
+			t.Errorf("%s: %v allocations with the cache", sql, n)
+		}
+	}
+}
+
+func TestCache(t *testing.T) {
+	c := newCache()
+	// More statements than slots: every answer must still be the statement's own.
+	for round := range 2 {
+		for i := range 3 * cacheSlots {
+			sql, want := "SELECT "+strings.Repeat("x", i%50)+string(rune('a'+i%26))+" FROM t"+strings.Repeat("y", i/50), Read
+			if i%2 == 1 {
+				sql, want = sql+" FOR UPDATE", Write
+			}
+			if got := c.classify(sql).Kind; got != want {
+				t.Fatalf("round %d: %.80s is %v, want %v", round, sql, got, want)
+			}
+		}
+	}
+	long := "SELECT '" + strings.Repeat("x", cacheMaxText) + "'"
+	c.learn(long, Classification{Pin, "test"})
+	if got := c.classify(long).Kind; got != Read {
+		t.Errorf("a long statement was cached: %v", got)
+	}
+	c.learn("SELECT 1", Classification{Write, "test"})
+	if got := c.classify("SELECT 1"); got.Kind != Write || got.Reason != "test" {
+		t.Errorf("what was learned is forgotten: %v", got)
+	}
+}
+
+func FuzzClassify(f *testing.F) {
+	for _, sql := range reads {
+		f.Add(sql, uint64(1))
+	}
+	for _, c := range others {
+		f.Add(c.sql, uint64(2))
+	}
+	f.Fuzz(func(t *testing.T, sql string, seed uint64) {
+		want := Classify(sql)
+		padded := pad(sql, seed)
+		// Space between tokens, which for servers means nothing or makes a
+		// built-in function a stored one, must not make it less strict.
+		if got := Classify(padded); got.Kind < want.Kind {
+			t.Errorf("%q is %v, but %q is %v", sql, want, padded, got)
+		}
+		if got := Classify("\n( " + sql); want.Kind != Read && got.Kind == Read {
+			t.Errorf("%q is %v, but a read after a parenthesis", sql, want)
+		}
+	})
+}
+
+// pad puts white space and comments between the tokens of a statement.
+func pad(sql string, seed uint64) string {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	fill := []string{"", "", " ", "\n", "\t", "/**/", "/* ' */", " -- x'\n", "# \"\n", "\r\n"}
+	var out strings.Builder
+	l := lexer{sql: sql}
+	for {
+		from := l.pos
+		tok := l.next()
+		if tok.kind == endToken || tok.kind == badToken {
+			out.WriteString(sql[from:])
+			return out.String()
+		}
+		out.WriteString(sql[from:tok.end])
+		// Between two dashes, space would begin a comment; around a dot, it
+		// would cut a number such as 1.e5 in two.
+		if tok.kind != signToken || tok.sign != '-' && tok.sign != '.' {
+			if l.at(0) == '.' {
+				continue
+			}
+			out.WriteString(fill[rng.IntN(len(fill))])
+		}
+	}
+}
+
+func BenchmarkClassify(b *testing.B) {
+	const short, long = "SELECT a, b FROM t WHERE id=?", "SELECT n.id, n.text, n.created, u.name FROM notes AS n JOIN users AS u ON u.id = n.user_id WHERE n.created > ? AND u.active = 1 AND n.text LIKE '%palisade%' GROUP BY n.id ORDER BY n.created DESC, n.id ASC LIMIT 100 OFFSET 200"
+	for _, c := range []struct{ name, sql string }{{"29", short}, {"250", long}} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				Classify(c.sql)
+			}
+		})
+		cache := newCache()
+		b.Run(c.name+"/cached", func(b *testing.B) {
+			for b.Loop() {
+				cache.classify(c.sql)
+			}
+		})
+	}
+}

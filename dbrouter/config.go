@@ -1,0 +1,216 @@
+package dbrouter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+const (
+	defaultMaxLag        = time.Second
+	defaultCheckInterval = 500 * time.Millisecond
+	defaultWaitLimit     = 100 * time.Millisecond
+	defaultMaxConns      = 64
+	maxNodes             = 64
+	// connectLimit bounds a connection's making if the node's Timeout does not.
+	connectLimit = 5 * time.Second
+)
+
+// Consistency says what a read on a replica is certain to see.
+type Consistency int
+
+const (
+	// Global, the zero value: a read sees every write that was acknowledged
+	// before the read began, whoever wrote it and through whatever router or
+	// client. The price is one small question to the primary before a read,
+	// shared by all reads that wait for it at that moment.
+	Global Consistency = iota
+	// Eventual: a read is served by any healthy replica within MaxLag, and may
+	// miss recent writes, the caller's own among them.
+	Eventual
+	// PrimaryOnly: replicas are not used.
+	PrimaryOnly
+)
+
+func (c Consistency) String() string {
+	switch c {
+	case Global:
+		return "global"
+	case Eventual:
+		return "eventual"
+	case PrimaryOnly:
+		return "primary only"
+	}
+	return fmt.Sprintf("Consistency(%d)", int(c))
+}
+
+// Config is what a [Router] routes to. The zero value of every field but Nodes
+// is usable.
+type Config struct {
+	// Nodes are the servers, 1 to 64. Which of them is the primary is not told
+	// but found out, and followed when it changes: it is the one whose read_only
+	// is 0, so every other node must have read_only=1.
+	Nodes []Node
+	// Consistency of reads. Zero means Global.
+	Consistency Consistency
+	// MaxLag is how far a replica may be behind, by its own account, and still
+	// be read from. Servers tell it in whole seconds. Zero means 1 s.
+	MaxLag time.Duration
+	// CheckInterval is the time between two looks at a node. Zero means 500 ms.
+	CheckInterval time.Duration
+	// WaitLimit is how long a read under Global waits for its replica to catch
+	// up before it goes to the primary. Zero means 100 ms.
+	WaitLimit time.Duration
+	// OnStatement, if not nil, is called after each statement with the context
+	// of the caller. It must not block, and may be called concurrently.
+	OnStatement func(context.Context, Statement)
+	// OnStateChange, if not nil, is called when a node's role or state changes,
+	// one change at a time. It must not block and must not call Close.
+	OnStateChange func(NodeChange)
+	// Logger gets changes of state, never a statement. Nil means slog.Default().
+	Logger *slog.Logger
+}
+
+// Node is one server of a [Config].
+type Node struct {
+	// Name is used in errors, logs and hooks. Empty means Config.Addr.
+	Name string
+	// Config is the driver's configuration; nil is an error. It is copied.
+	// RejectReadOnly is switched off, because the router needs the server's
+	// reason, and the driver's default logger, which writes to standard error,
+	// is silenced. Net must be tcp, tcp4, tcp6 or unix unless DialFunc is set.
+	Config *mysql.Config
+	// MaxConns bounds the connections for statements. Zero means 64. A statement
+	// that finds all in use waits for one until its context ends. A sql.Conn
+	// that is checked out keeps the last one of each role. The router has one
+	// more connection per node for its checks, and one to the primary for Global.
+	MaxConns int
+}
+
+// check fills in the defaults and copies what it keeps.
+func (c Config) check() (Config, error) {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("dbrouter: "+format, args...))
+	}
+	if len(c.Nodes) == 0 || len(c.Nodes) > maxNodes {
+		bad("Config.Nodes has %d nodes, want 1 to %d", len(c.Nodes), maxNodes)
+		return c, errors.Join(errs...)
+	}
+	if c.Consistency < Global || c.Consistency > PrimaryOnly {
+		bad("Config.Consistency is %d, want Global, Eventual or PrimaryOnly", int(c.Consistency))
+	}
+	for _, d := range []struct {
+		name     string
+		value    *time.Duration
+		standard time.Duration
+		least    time.Duration
+	}{
+		{"MaxLag", &c.MaxLag, defaultMaxLag, 0},
+		{"CheckInterval", &c.CheckInterval, defaultCheckInterval, time.Millisecond},
+		{"WaitLimit", &c.WaitLimit, defaultWaitLimit, time.Millisecond},
+	} {
+		switch {
+		case *d.value == 0:
+			*d.value = d.standard
+		case *d.value < d.least || *d.value > time.Hour:
+			bad("Config.%s is %v, want %v to 1h", d.name, *d.value, d.least)
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	nodes := make([]Node, len(c.Nodes))
+	names := make(map[string]bool)
+	addrs := make(map[string]bool)
+	for i, n := range c.Nodes {
+		checked, err := n.check()
+		if err != nil {
+			bad("Config.Nodes[%d]: %w", i, err)
+			continue
+		}
+		if names[checked.Name] {
+			bad("Config.Nodes[%d].Name is %q, which another node has", i, checked.Name)
+		}
+		if addrs[checked.Config.Net+" "+checked.Config.Addr] && n.Config.DialFunc == nil {
+			bad("Config.Nodes[%d].Config.Addr is %s, which another node has", i, checked.Config.Addr)
+		}
+		names[checked.Name], addrs[checked.Config.Net+" "+checked.Config.Addr] = true, true
+		nodes[i] = checked
+	}
+	c.Nodes = nodes
+	return c, errors.Join(errs...)
+}
+
+func (n Node) check() (Node, error) {
+	if n.Config == nil {
+		return n, errors.New("Config is nil, want the driver's configuration")
+	}
+	if n.MaxConns < 0 || n.MaxConns > 1<<16 {
+		return n, fmt.Errorf("MaxConns is %d, want 0 to 65536", n.MaxConns)
+	}
+	if n.MaxConns == 0 {
+		n.MaxConns = defaultMaxConns
+	}
+	conf := n.Config.Clone()
+	if conf.Net == "" {
+		conf.Net = "tcp"
+	}
+	conf.RejectReadOnly = false
+	if conf.Logger == nil || conf.Logger == mysql.NewConfig().Logger {
+		conf.Logger = &mysql.NopLogger{}
+	}
+	if conf.Timeout <= 0 {
+		conf.Timeout = connectLimit
+	}
+	if conf.DialFunc == nil {
+		switch conf.Net {
+		case "tcp", "tcp4", "tcp6", "unix":
+		default:
+			return n, fmt.Errorf("Config.Net is %q, want tcp, tcp4, tcp6 or unix, or a DialFunc", conf.Net)
+		}
+	}
+	conf.DialFunc = rememberDial(conf.DialFunc)
+	// NewConnector checks and completes its own copy; the address shown is the
+	// completed one.
+	if conf.Addr == "" {
+		switch conf.Net {
+		case "unix":
+			conf.Addr = "/tmp/mysql.sock"
+		default:
+			conf.Addr = "127.0.0.1:3306"
+		}
+	}
+	if n.Name == "" {
+		n.Name = conf.Addr
+	}
+	n.Config = conf
+	if _, err := mysql.NewConnector(conf); err != nil {
+		return n, fmt.Errorf("Config: %w", err)
+	}
+	return n, nil
+}
+
+// dialKey is the context key under which rememberDial leaves the connection.
+type dialKey struct{}
+
+// rememberDial tells the one who connects which network connection was made, so
+// that Close can cut it under a statement that runs: a driver's connection may
+// not be closed while another goroutine uses it.
+func rememberDial(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := dial(ctx, network, addr)
+		if into, ok := ctx.Value(dialKey{}).(*net.Conn); ok && err == nil {
+			*into = nc
+		}
+		return nc, err
+	}
+}

@@ -1,0 +1,122 @@
+package dbrouter
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+func conf(addr string) *mysql.Config {
+	c := mysql.NewConfig()
+	c.Net, c.Addr, c.User, c.Passwd = "tcp", addr, "app", "hunter2"
+	return c
+}
+
+func TestConfigMistakes(t *testing.T) {
+	pipe := conf("x")
+	pipe.Net = "pipe"
+	_, err := New(Config{
+		Nodes: []Node{
+			{},
+			{Name: "a", Config: conf("127.0.0.1:1")},
+			{Name: "a", Config: conf("127.0.0.1:1")},
+			{Config: pipe},
+			{Config: conf("127.0.0.1:2"), MaxConns: -1},
+		},
+		Consistency:   7,
+		MaxLag:        -time.Second,
+		CheckInterval: time.Microsecond,
+		WaitLimit:     2 * time.Hour,
+	})
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{
+		"Nodes[0]: Config is nil", `Nodes[2].Name is "a"`, "Nodes[2].Config.Addr is 127.0.0.1:1", `Nodes[3]: Config.Net is "pipe"`,
+		"Nodes[4]: MaxConns is -1", "Consistency is 7", "MaxLag is -1s", "CheckInterval is 1µs", "WaitLimit is 2h",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %q:\n%v", want, err)
+		}
+	}
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("the error tells a password: %v", err)
+	}
+	for _, c := range []Config{{}, {Nodes: make([]Node, 65)}} {
+		if _, err := New(c); err == nil || !strings.Contains(err.Error(), "want 1 to 64") {
+			t.Errorf("%d nodes: %v", len(c.Nodes), err)
+		}
+	}
+}
+
+func TestConfigIsCopied(t *testing.T) {
+	mine := conf("")
+	mine.RejectReadOnly = true
+	c, err := Config{Nodes: []Node{{Config: mine}}}.check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := c.Nodes[0]
+	if n.Name != "127.0.0.1:3306" || n.MaxConns != 64 || c.MaxLag != time.Second || c.CheckInterval != 500*time.Millisecond || c.WaitLimit != 100*time.Millisecond || c.Logger == nil {
+		t.Errorf("defaults: %+v", c)
+	}
+	if n.Config.RejectReadOnly || !mine.RejectReadOnly || mine.DialFunc != nil || n.Config == mine {
+		t.Error("the caller's configuration is not left alone")
+	}
+}
+
+func TestNothingAnswers(t *testing.T) {
+	dialed := errors.New("no route")
+	c := conf("db:1")
+	c.Net = "mine"
+	c.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, dialed }
+	r, _ := newRouter(t, Config{Nodes: []Node{{Name: "a", Config: c}}})
+	until(t, "it is down", func() bool { return r.Status()[0].State == Down })
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, errors.New("impatient"))
+	defer cancel()
+	err := r.Ready(ctx)
+	if !errors.Is(err, ErrNoPrimary) || !strings.Contains(err.Error(), "node a: down: no route") || !strings.Contains(err.Error(), "impatient") {
+		t.Errorf("%v", err)
+	}
+	if e, ok := errors.AsType[*NodeError](err); !ok || e.Node != "a" {
+		t.Errorf("%v", err)
+	}
+	if _, err := r.DB().ExecContext(t.Context(), "DELETE FROM t"); !errors.Is(err, ErrNoPrimary) {
+		t.Errorf("%v", err)
+	}
+	if err := r.DB().PingContext(t.Context()); !errors.Is(err, ErrNoPrimary) {
+		t.Errorf("%v", err)
+	}
+	text, err := json.Marshal(r.Status())
+	if err != nil || string(text) != `[{"name":"a","addr":"db:1","role":"unknown","state":"down","lag":0,"lag_known":false,"last_error":"no route","connections":0}]` {
+		t.Errorf("%s, %v", text, err)
+	}
+	r.Close()
+	if err := r.Ready(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("Ready after Close: %v", err)
+	}
+	if _, err := r.Driver().Open("x"); err == nil {
+		t.Error("the driver opens something")
+	}
+}
+
+func TestStrings(t *testing.T) {
+	for want, got := range map[string]string{
+		"global": Global.String(), "eventual": Eventual.String(), "primary only": PrimaryOnly.String(), "Consistency(9)": Consistency(9).String(),
+		"primary": Primary.String(), "replica": Replica.String(), "unknown": RoleUnknown.String(),
+		"up": Up.String(), "lagging": Lagging.String(), "stopped": Stopped.String(), "conflict": Conflict.String(), "down": Down.String(),
+		"read": Read.String(), "same": Same.String(), "write": Write.String(), "pin": Pin.String(),
+		"a: unknown down → primary up":      NodeChange{Node: "a", OldState: Down, Role: Primary, State: Up}.String(),
+		"a: primary up → unknown down: why": NodeChange{Node: "a", OldRole: Primary, OldState: Up, State: Down, Reason: "why"}.String(),
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

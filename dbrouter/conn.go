@@ -1,0 +1,254 @@
+package dbrouter
+
+import (
+	"context"
+	"database/sql/driver"
+	"time"
+)
+
+// conn is the logical connection that database/sql holds. It borrows a server
+// connection for a statement, for open rows or for a transaction, and keeps the
+// last one of each role while it is checked out, so that LAST_INSERT_ID() and
+// FOUND_ROWS() find their session. It belongs to one goroutine at a time.
+type conn struct {
+	r *Router
+	// primary and replica are kept connections, nil if there is none.
+	primary, replica *physical
+	// last is the one of the two that did the previous statement.
+	last *physical
+	tx   *tx
+	// pinned: the session of primary holds something that must neither be lost
+	// nor leak to others.
+	pinned bool
+	closed bool
+}
+
+var (
+	_ driver.Conn               = (*conn)(nil)
+	_ driver.QueryerContext     = (*conn)(nil)
+	_ driver.ExecerContext      = (*conn)(nil)
+	_ driver.ConnPrepareContext = (*conn)(nil)
+	_ driver.ConnBeginTx        = (*conn)(nil)
+	_ driver.Pinger             = (*conn)(nil)
+	_ driver.SessionResetter    = (*conn)(nil)
+	_ driver.Validator          = (*conn)(nil)
+	_ driver.NamedValueChecker  = (*conn)(nil)
+)
+
+// CheckNamedValue accepts everything: the arguments are converted by the
+// driver's own connection.
+func (c *conn) CheckNamedValue(*driver.NamedValue) error { return nil }
+
+// ResetSession is called by database/sql before a connection is used again.
+func (c *conn) ResetSession(context.Context) error {
+	if c.pinned || c.closed || c.r.closed() {
+		return driver.ErrBadConn
+	}
+	return nil
+}
+
+// IsValid is called by database/sql when the connection comes back to its pool,
+// and only then: the place to give back what was borrowed.
+func (c *conn) IsValid() bool {
+	if c.pinned {
+		return false // Close follows
+	}
+	c.give()
+	return !c.closed && !c.r.closed()
+}
+
+// give gives back everything borrowed.
+func (c *conn) give() {
+	for _, p := range []*physical{c.primary, c.replica} {
+		switch {
+		case p == nil:
+		case p == c.primary && c.pinned:
+			p.pool.discard(p)
+		default:
+			p.pool.release(p)
+		}
+	}
+	c.primary, c.replica, c.last = nil, nil, nil
+}
+
+// Close gives back everything. A pinned session ends with it.
+func (c *conn) Close() error {
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	if c.tx != nil {
+		c.tx.abandon()
+	}
+	c.give()
+	return nil
+}
+
+// Begin is part of driver.Conn; database/sql calls BeginTx.
+func (c *conn) Begin() (driver.Tx, error) {
+	return c.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+// Prepare is part of driver.Conn; database/sql calls PrepareContext.
+func (c *conn) Prepare(query string) (driver.Stmt, error) {
+	return c.PrepareContext(context.Background(), query)
+}
+
+// PrepareContext prepares nothing yet: each execution may be on another node.
+func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return &stmt{c: c, sql: query}, nil
+}
+
+// Ping reaches the primary.
+func (c *conn) Ping(ctx context.Context) error {
+	k := &call{ctx: ctx, class: Classification{Write, "ping"}, do: func(p *physical) error {
+		pinger, ok := p.conn.(driver.Pinger)
+		if !ok {
+			return nil
+		}
+		return pinger.Ping(ctx)
+	}}
+	return final(c.route(k))
+}
+
+// ExecContext runs a statement without rows.
+func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	return c.exec(ctx, query, args, false)
+}
+
+// QueryContext runs a statement with rows.
+func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return c.query(ctx, query, args, false)
+}
+
+func (c *conn) query(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (driver.Rows, error) {
+	r, err := c.queryRows(ctx, query, args, prepare)
+	if err != nil {
+		return nil, err
+	}
+	return r.typed(), nil
+}
+
+func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (driver.Result, error) {
+	var result driver.Result
+	k := &call{ctx: ctx, sql: query, class: c.r.cache.classify(query), begun: time.Now()}
+	k.do = func(p *physical) (err error) {
+		result, err = execOn(ctx, p, query, args, prepare)
+		return err
+	}
+	err := final(c.route(k))
+	c.r.tell(k, err)
+	if err != nil {
+		return nil, err
+	}
+	return result, nil
+}
+
+func (c *conn) queryRows(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (*rows, error) {
+	k := &call{ctx: ctx, sql: query, class: c.r.cache.classify(query), begun: time.Now(), args: args, prepare: prepare}
+	out := &rows{c: c}
+	k.do = func(p *physical) (err error) {
+		out.Rows, out.stmt, err = queryOn(ctx, p, query, args, prepare)
+		out.p = p
+		return err
+	}
+	err := final(c.route(k))
+	c.r.tell(k, err)
+	if err != nil {
+		return nil, err
+	}
+	// The rows have the connection until they are closed. A pinned session and
+	// a transaction keep theirs: they have no other.
+	switch out.p {
+	case c.txConn():
+	case c.primary:
+		if !c.pinned {
+			c.primary, out.owns = nil, true
+		}
+	case c.replica:
+		c.replica, out.owns = nil, true
+	}
+	if out.owns && c.last == out.p {
+		c.last = nil
+	}
+	if k.class.Kind == Read && out.owns && c.tx == nil {
+		out.read, out.again = k, k
+	}
+	return out, nil
+}
+
+func (c *conn) txConn() *physical {
+	if c.tx == nil {
+		return nil
+	}
+	return c.tx.p
+}
+
+// keep makes p the connection of its role, unless there is one or the session
+// is pinned to one.
+func (c *conn) keep(p *physical) {
+	slot := &c.primary
+	if p.readOnly {
+		slot = &c.replica
+	}
+	if *slot != nil && *slot != p || c.closed || c.pinned && !p.readOnly {
+		p.pool.release(p)
+		return
+	}
+	*slot, c.last = p, p
+}
+
+// drop closes a kept connection that is broken.
+func (c *conn) drop(p *physical) {
+	if c.primary == p {
+		c.primary = nil
+	}
+	if c.replica == p {
+		c.replica = nil
+	}
+	if c.last == p {
+		c.last = nil
+	}
+	p.pool.discard(p)
+}
+
+// settle closes a kept connection that was broken by an error. Without one it
+// is sound, and may only seem not to be because its rows have not been read.
+func (c *conn) settle(p *physical, err error) {
+	if err != nil && !p.valid() {
+		c.drop(p)
+	}
+}
+
+// take returns a connection to node n, the kept one if it will do.
+func (c *conn) take(ctx context.Context, n *node, readOnly, fresh bool) (*physical, error) {
+	kept := &c.primary
+	if readOnly {
+		kept = &c.replica
+	}
+	if p := *kept; p != nil {
+		if !fresh && p.pool == n.pool && p.valid() && p.pool.current(p) {
+			c.last = p
+			return p, nil
+		}
+		*kept = nil
+		p.pool.release(p)
+	}
+	// Two sessions that each hold a connection of one role and wait for one of
+	// the other would wait for ever. So none waits while it holds one: before
+	// the primary's, the replica's is given back; and if there is none free on
+	// the replica, a read is done on the primary.
+	if !readOnly && c.replica != nil {
+		c.replica.pool.release(c.replica)
+		c.replica = nil
+	}
+	p, err := n.pool.acquire(ctx, readOnly, fresh, !readOnly || c.primary == nil)
+	if err != nil {
+		return nil, err
+	}
+	c.keep(p)
+	return p, nil
+}

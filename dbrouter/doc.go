@@ -1,0 +1,92 @@
+// Package dbrouter spreads the statements of a plain *sql.DB over a MySQL or
+// MariaDB primary and its replicas: what is certainly a read goes to a replica,
+// everything else to the primary, and a read sees every write acknowledged
+// before it began, whoever wrote it.
+//
+//	router, err := dbrouter.New(dbrouter.Config{Nodes: []dbrouter.Node{
+//		{Name: "db1", Config: conf1}, // *mysql.Config of go-sql-driver
+//		{Name: "db2", Config: conf2},
+//	}})
+//	if err != nil { … }
+//	defer router.Close()
+//	if err := router.Ready(ctx); err != nil { … }
+//	db := router.DB() // a *sql.DB like any other
+//
+// # Which type when
+//
+//   - [Router] is all that most programs need. Its DB does the routing;
+//     [Router.Status], [Config.OnStatement] and [Config.OnStateChange] show it.
+//   - [Consistency] says what a read on a replica is certain to see. [Global],
+//     the default, is exact. [Eventual] is a little faster and may be stale;
+//     [WithPrimary] is its exception for single statements.
+//   - [Classify] is the decision by itself, pure, for tests and tools.
+//
+// # What goes where
+//
+// The classifier is a small lexer that fails closed. A statement is a read if it
+// begins with SELECT or WITH and nothing in it might write, lock, or depend on
+// the session: no locking clause, no INTO, no variable, no executable comment,
+// no second statement, no function but those known to only read, and nothing
+// that servers read differently depending on their sql_mode.
+//
+// Under it there is a net on the server: sessions on replicas are set to READ
+// ONLY, so that whatever only looked like a read is refused there with error
+// 1792, without effect, and then done on the primary. It holds for accounts that
+// a server's read_only does not bind as well.
+//
+// A statement that leaves something behind in its session, such as SET, a user
+// variable, a temporary table, LOCK TABLES, GET_LOCK or BEGIN as text, pins the
+// session: everything else in the same sql.Conn goes to the same server
+// connection, which is closed afterwards instead of being used by others. If it
+// is lost, the sql.Conn is lost; it never goes on without its state. A
+// transaction is done by one connection: of a replica if it is read-only, else
+// of the primary.
+//
+// # Which node is the primary
+//
+// The one whose read_only is 0. It is found out and followed: a look at each
+// node every CheckInterval, and at once when an answer tells that a role has
+// changed. If two nodes are writable, only the one that was the primary before
+// is written to; if neither was, none is. The router follows a failover, it
+// does not perform one.
+//
+// Connections to a node that has lost its role, or that is down, are closed.
+//
+// # What is repeated
+//
+// A read whose connection was lost before its first row is repeated on another
+// node. Any other statement is repeated only if nothing of it was sent. The
+// error of a write that may have been done is the driver's, and never
+// driver.ErrBadConn, on which database/sql would do it again. A caller's
+// cancellation is never a sign about a node.
+//
+// # What Global costs and what it rests on
+//
+// Before a read the primary is asked for its GTID position, and the replica's
+// connection waits until that is applied, for WaitLimit at most; then the
+// primary does the read. The question is one small round trip; all reads that
+// arrive before it is sent share it. The wait costs nothing if that connection
+// has seen the position before.
+//
+// It is exact as long as no more than one node is writable at a time, all writes
+// get a GTID and are replicated (no sql_log_bin=0, no filters), and a replica
+// commits transactions in order. On MySQL it needs gtid_mode=ON. Without GTIDs
+// all reads go to the primary. While no primary is known there are no Global
+// reads. Statements that go to the primary for another reason than being a read,
+// [WithPrimary] among them, are not checked: just after a switchover they may be
+// done by the former primary until the next look at it.
+//
+// # Limits
+//
+// All other nodes must have read_only=1, and the application's account must lack
+// the privilege that overrides it. Seconds_Behind_Master, by which MaxLag is
+// judged, is a server's own account in whole seconds. An account that may not
+// read the state of replication (SLAVE MONITOR on MariaDB, REPLICATION CLIENT on
+// MySQL) can still be used with Global.
+//
+// A prepared statement is prepared at each execution, so that its mistakes show
+// then. Connections are made to the networks tcp and unix, or by a DialFunc.
+// Statements in character sets other than UTF-8 go to the primary. There is no
+// buffering of writes during a failover, no retry of transactions, no sharding,
+// and no support for Galera or Group Replication beyond following read_only.
+package dbrouter

@@ -1,0 +1,142 @@
+package dbrouter
+
+import (
+	"fmt"
+	"time"
+)
+
+// Role is what a node is for.
+type Role int
+
+const (
+	// RoleUnknown: not found out yet, or writable beside the primary.
+	RoleUnknown Role = iota
+	// Primary takes the writes.
+	Primary
+	// Replica is read-only and follows a primary.
+	Replica
+)
+
+func (r Role) String() string {
+	switch r {
+	case Primary:
+		return "primary"
+	case Replica:
+		return "replica"
+	}
+	return "unknown"
+}
+
+// MarshalText returns the text of String.
+func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads what MarshalText returns.
+func (r *Role) UnmarshalText(text []byte) error { return parseText(r, text, RoleUnknown, Replica) }
+
+// State is how a node fares.
+type State int
+
+const (
+	// StateUnknown: not looked at yet.
+	StateUnknown State = iota
+	// Up: it is used.
+	Up
+	// Lagging: a replica further behind than MaxLag. It is not read from.
+	Lagging
+	// Stopped: a replica that does not replicate, or not from the primary. It is
+	// not read from.
+	Stopped
+	// Conflict: a writable node beside the primary. It is not used.
+	Conflict
+	// Down: it does not answer. It is not used.
+	Down
+)
+
+func (s State) String() string {
+	switch s {
+	case Up:
+		return "up"
+	case Lagging:
+		return "lagging"
+	case Stopped:
+		return "stopped"
+	case Conflict:
+		return "conflict"
+	case Down:
+		return "down"
+	}
+	return "unknown"
+}
+
+// MarshalText returns the text of String.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText returns.
+func (s *State) UnmarshalText(text []byte) error { return parseText(s, text, StateUnknown, Down) }
+
+// parseText finds the value between first and last whose text it is.
+func parseText[T interface {
+	~int
+	fmt.Stringer
+}](v *T, text []byte, first, last T) error {
+	for t := first; t <= last; t++ {
+		if t.String() == string(text) {
+			*v = t
+			return nil
+		}
+	}
+	return fmt.Errorf("dbrouter: %T %q, want one of %v to %v", first, text, first, last)
+}
+
+// NodeStatus is what is known of a node.
+type NodeStatus struct {
+	Name  string `json:"name"`
+	Addr  string `json:"addr"`
+	Role  Role   `json:"role"`
+	State State  `json:"state"`
+	// Lag is a replica's own account, in whole seconds; it counts only if
+	// LagKnown.
+	Lag      time.Duration `json:"lag"`
+	LagKnown bool          `json:"lag_known"`
+	// LastError says why State is not Up; empty if it is. It holds no password.
+	LastError string `json:"last_error,omitempty"`
+	// Connections is the number of open connections for statements.
+	Connections int `json:"connections"`
+}
+
+// NodeChange is a change of a node's role or state.
+type NodeChange struct {
+	Node     string
+	Addr     string
+	OldRole  Role
+	Role     Role
+	OldState State
+	State    State
+	// Reason says why State is not Up; empty if it is.
+	Reason string
+}
+
+func (c NodeChange) String() string {
+	s := fmt.Sprintf("%s: %v %v → %v %v", c.Node, c.OldRole, c.OldState, c.Role, c.State)
+	if c.Reason != "" {
+		s += ": " + c.Reason
+	}
+	return s
+}
+
+// node is a configured server with its pool.
+type node struct {
+	index int
+	name  string
+	addr  string
+	pool  *pool
+	check chan struct{} // asks for a look at the node now; one may wait
+}
+
+// lookNow asks the monitor for an immediate look.
+func (n *node) lookNow() {
+	select {
+	case n.check <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,135 @@
+package dbrouter
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"sync"
+	"time"
+)
+
+// positionLimit bounds the question for a position.
+const positionLimit = 2 * time.Second
+
+// errDemoted: what was taken for the primary is none any more.
+var errDemoted = errors.New("it has become read-only")
+
+// errNoProof: the primary records no positions.
+var errNoProof = errors.New("dbrouter: the primary records no GTIDs")
+
+// position is all that the primary had written at a moment.
+type position struct {
+	dialect dialect
+	text    string
+}
+
+// round is one question to the primary, for all who asked before it was sent.
+// A reader must not use the answer to an earlier question: a write may have
+// been acknowledged in between.
+type round struct {
+	done chan struct{}
+	position
+	err error
+}
+
+// positions asks the primary for its position, one question at a time.
+type positions struct {
+	m    *monitor
+	wake chan struct{}
+
+	mu   sync.Mutex // guards next
+	next *round     // not sent yet
+}
+
+// ask returns a position that covers everything acknowledged before the call.
+func (p *positions) ask(ctx context.Context, done <-chan struct{}) (position, error) {
+	p.mu.Lock()
+	if p.next == nil {
+		p.next = &round{done: make(chan struct{})}
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+	r := p.next
+	p.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.position, r.err
+	case <-ctx.Done():
+		return position{}, ctx.Err()
+	case <-done:
+		return position{}, ErrClosed
+	}
+}
+
+// run asks until the context ends.
+func (p *positions) run(ctx context.Context) {
+	l := new(link)
+	defer func() { l.close() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		}
+		p.mu.Lock()
+		r := p.next
+		p.next = nil
+		p.mu.Unlock()
+		if r == nil {
+			continue
+		}
+		s := p.m.now.Load()
+		if l.node != s.primary {
+			l.close()
+			l = &link{node: s.primary}
+		}
+		r.position, r.err = question(ctx, l, s)
+		if r.err != nil && s.primary != nil && !errors.Is(r.err, errNoProof) {
+			s.primary.lookNow()
+		}
+		close(r.done)
+	}
+}
+
+func question(ctx context.Context, l *link, s *snapshot) (position, error) {
+	switch {
+	case s.primary == nil:
+		return position{}, s.noPrimary()
+	case !s.proof:
+		return position{}, errNoProof
+	}
+	var answer []string
+	err := l.do(ctx, positionLimit, func(ctx context.Context, conn driver.Conn) (err error) {
+		answer, err = askOne(ctx, conn, s.dialect.position(), 2)
+		return err
+	})
+	if err != nil {
+		return position{}, &NodeError{Node: s.primary.name, Err: err}
+	}
+	// The same answer tells that it still is the primary, so that the position
+	// is not that of a node which was demoted since the last look.
+	if answer[0] != "0" {
+		return position{}, &NodeError{Node: s.primary.name, Err: errDemoted}
+	}
+	clean, err := cleanPosition(answer[1])
+	return position{dialect: s.dialect, text: clean}, err
+}
+
+// catchUp makes sure that the server of p has applied the position, and waits
+// for it up to the limit. It says whether it has.
+func catchUp(ctx context.Context, p *physical, want position, limit time.Duration) (bool, error) {
+	if want.text == "" || p.applied == want.text {
+		return true, nil // nothing was ever written, or this is no news
+	}
+	if want.dialect == mariaDB && covers(p.applied, want.text) {
+		return true, nil
+	}
+	answer, err := askOne(ctx, p.conn, want.dialect.wait(want.text, limit), 1)
+	if err != nil || answer[0] != "0" {
+		return false, err
+	}
+	p.applied = want.text
+	return true, nil
+}

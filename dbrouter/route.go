@@ -1,0 +1,288 @@
+package dbrouter
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+// writeTries is how often a statement is given to the primary's connections as
+// long as nothing of it was sent.
+const writeTries = 3
+
+// route decides where a statement is done, and does it.
+func (c *conn) route(k *call) error {
+	if c.closed || c.r.closed() {
+		return ErrClosed
+	}
+	if err := k.ctx.Err(); err != nil {
+		return err
+	}
+	var err error
+	switch {
+	case c.tx != nil:
+		err = k.run(c.tx.p, c.tx.reason)
+		c.notice(c.tx.p, err)
+		if k.class.Kind == Pin {
+			c.tx.dirty = true
+			c.pinned = c.pinned || !c.tx.p.readOnly
+		}
+		return err
+	case c.pinned:
+		return c.onPinned(k)
+	case k.class.Kind == Same && c.last != nil && c.last.valid():
+		p := c.last
+		err = k.run(p, k.class.Reason)
+		c.settle(p, err)
+		return err
+	case k.class.Kind != Read:
+		return c.onPrimary(k, k.class.Reason)
+	case wantsPrimary(k.ctx):
+		return c.onPrimary(k, "WithPrimary")
+	case c.r.conf.Consistency == PrimaryOnly:
+		return c.onPrimary(k, "replicas are not used")
+	}
+	return c.read(k)
+}
+
+// onPinned does a statement in the session that holds the state.
+func (c *conn) onPinned(k *call) error {
+	p := c.primary
+	// Never silently in another session. database/sql closes a connection that
+	// is reported as bad.
+	if p == nil || !p.pool.current(p) {
+		return lostSession{}
+	}
+	err := k.run(p, "pinned session")
+	c.notice(p, err)
+	if errors.Is(err, driver.ErrBadConn) {
+		return lostSession{}
+	}
+	return err
+}
+
+// lostSession tells database/sql that the connection is of no more use.
+type lostSession struct{}
+
+func (lostSession) Error() string {
+	return "dbrouter: the connection with the state of this session is gone"
+}
+
+func (lostSession) Is(target error) bool { return target == driver.ErrBadConn }
+
+// onPrimary does a statement on the primary. It is repeated only if nothing of
+// it was sent, or if it is a read.
+func (c *conn) onPrimary(k *call, reason string) error {
+	for try := 1; ; try++ {
+		s := c.r.monitor.now.Load()
+		if s.primary == nil {
+			if k.class.Kind == Read {
+				return fmt.Errorf("%w: %w", ErrNoNode, s.noPrimary())
+			}
+			return s.noPrimary()
+		}
+		p, err := c.take(k.ctx, s.primary, false, try == writeTries)
+		if err != nil {
+			return err
+		}
+		err = k.run(p, reason)
+		c.notice(p, err)
+		if k.class.Kind == Pin && !errors.Is(err, driver.ErrBadConn) {
+			c.pinned = true // also after an error: part of it may have been done
+		}
+		repeat := errors.Is(err, driver.ErrBadConn) || k.class.Kind == Read && lost(k.ctx, p, err)
+		if !c.pinned {
+			c.settle(p, err)
+		}
+		if !repeat || try == writeTries || k.ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// notice has the monitor look at a node whose answer tells that its role has
+// changed or that it is in trouble.
+func (c *conn) notice(p *physical, err error) {
+	if err != nil && (refused(err) || errors.Is(err, mysql.ErrInvalidConn) || serverError(err) == errShutdown) {
+		p.pool.node.lookNow()
+	}
+}
+
+// read does a read on a replica if one can prove to be fresh enough, and
+// otherwise on the primary.
+func (c *conn) read(k *call) error {
+	var tried uint64 // bit set of node indexes; there are 64 nodes at most
+	want, reason, err := c.r.freshness(k.ctx)
+	if err != nil {
+		return err
+	}
+	if reason != "" {
+		return c.onPrimary(k, reason)
+	}
+	for {
+		n := choose(c.r.monitor.now.Load().replicas, tried, c.replica)
+		if n == nil {
+			return c.onPrimary(k, "no usable replica")
+		}
+		tried |= 1 << n.index
+		p, reason, err := c.fresh(k.ctx, n, want)
+		if err != nil {
+			return err
+		}
+		if reason != "" {
+			if reason == tooFarBehind || reason == replicaBusy {
+				return c.onPrimary(k, reason)
+			}
+			k.tries++
+			continue
+		}
+		err = k.run(p, "read")
+		switch {
+		case err == nil:
+			return nil
+		case refused(err):
+			// The classifier was wrong; the safety net was not. Nothing has
+			// happened yet.
+			c.settle(p, err)
+			c.r.distrust(k.sql)
+			return c.onPrimary(k, refusedByNet)
+		case lost(k.ctx, p, err):
+			n.lookNow()
+			c.drop(p)
+		default:
+			c.settle(p, err)
+			return err
+		}
+	}
+}
+
+// distrust remembers that a statement only looks like a read.
+func (r *Router) distrust(sql string) {
+	if Classify(sql).Kind == Read { // not the beginning of a transaction
+		r.cache.learn(sql, Classification{Write, refusedByNet})
+	}
+}
+
+// Reasons for which a read does not stay on a replica.
+const (
+	tooFarBehind = "replica too far behind"
+	replicaBusy  = "all connections to the replica are in use"
+	unreachable  = "replica could not be reached"
+	refusedByNet = "refused by the safety net"
+)
+
+// fresh returns a connection to a replica whose server has applied the wanted
+// position, or the reason why there is none.
+func (c *conn) fresh(ctx context.Context, n *node, want position) (*physical, string, error) {
+	p, err := c.take(ctx, n, true, false)
+	switch {
+	case errors.Is(err, errPoolBusy):
+		return nil, replicaBusy, nil
+	case err != nil && (ctx.Err() != nil || errors.Is(err, ErrClosed)):
+		return nil, "", err
+	case err != nil:
+		return nil, unreachable, nil
+	}
+	if ok, _ := catchUp(ctx, p, want, c.r.conf.WaitLimit); ok {
+		return p, "", nil
+	}
+	broken := !p.valid()
+	if broken {
+		c.drop(p)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, "", ctx.Err()
+	case broken:
+		n.lookNow()
+		return nil, unreachable, nil
+	}
+	return nil, tooFarBehind, nil
+}
+
+// positionTries is how often the primary's position is asked for. Each time
+// but the first, the monitor has looked at the nodes anew.
+const positionTries = 3
+
+// freshness asks what a replica must have applied to serve a read that begins
+// now. It gives a reason if the read has to be done on the primary.
+//
+// The answer proves that the primary was the primary when the read began, so it
+// is needed even if the primary is going to do the read: a node that was
+// demoted since the last look would not see the writes to its successor.
+func (r *Router) freshness(ctx context.Context) (position, string, error) {
+	if r.conf.Consistency != Global || len(r.nodes) == 1 {
+		return position{}, "", nil
+	}
+	for try := 1; ; try++ {
+		s := r.monitor.now.Load()
+		want, err := r.positions.ask(ctx, r.done)
+		switch {
+		case err == nil:
+			return want, "", nil
+		case errors.Is(err, errNoProof):
+			return position{}, "the primary records no GTIDs", nil
+		case errors.Is(err, ErrNoPrimary):
+			return position{}, "", fmt.Errorf("%w: %w", ErrNoNode, err)
+		case ctx.Err() != nil || errors.Is(err, ErrClosed) || try == positionTries:
+			return position{}, "", err
+		}
+		if err := r.newerThan(ctx, s); err != nil {
+			return position{}, "", err
+		}
+	}
+}
+
+// newerThan waits until the monitor has something newer than s, for as long as
+// it may take to look at a node.
+func (r *Router) newerThan(ctx context.Context, s *snapshot) error {
+	limit := time.NewTimer(r.conf.CheckInterval + lookLimit)
+	defer limit.Stop()
+	select {
+	case <-s.changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.done:
+		return ErrClosed
+	case <-limit.C:
+		return s.noPrimary()
+	}
+}
+
+// choose picks a replica that was not tried yet: the one that the session has a
+// connection to, or else the less busy of two.
+func choose(replicas []*node, tried uint64, kept *physical) *node {
+	var left [maxNodes]*node
+	n := 0
+	for _, r := range replicas {
+		if tried&(1<<r.index) != 0 {
+			continue
+		}
+		if kept != nil && kept.pool == r.pool {
+			return r
+		}
+		left[n] = r
+		n++
+	}
+	switch n {
+	case 0:
+		return nil
+	case 1:
+		return left[0]
+	}
+	i := rand.IntN(n)
+	j := rand.IntN(n - 1)
+	if j >= i {
+		j++
+	}
+	if len(left[j].pool.slots) < len(left[i].pool.slots) {
+		i = j
+	}
+	return left[i]
+}

@@ -1,0 +1,159 @@
+package dbrouter
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// idleLogical is how many unused driver connections a *sql.DB keeps. They cost
+// next to nothing: a logical connection holds no server connection while idle.
+const idleLogical = 128
+
+// Router sends each statement to a node. Create it with [New]. It is a
+// driver.Connector, and safe for concurrent use.
+type Router struct {
+	conf      Config
+	nodes     []*node
+	monitor   *monitor
+	positions *positions
+	cache     *cache
+	db        *sql.DB
+
+	done    chan struct{} // closed by Close
+	cancel  context.CancelFunc
+	loops   sync.WaitGroup
+	closing sync.Once
+	err     error
+}
+
+var (
+	_ driver.Connector = (*Router)(nil)
+	_ driver.Driver    = refusingDriver{}
+)
+
+// New returns a Router that has begun to look at its nodes, or an error that
+// lists everything wrong with the configuration. It does not wait for any node;
+// see [Router.Ready].
+func New(c Config) (*Router, error) {
+	c, err := c.check()
+	if err != nil {
+		return nil, err
+	}
+	r := &Router{conf: c, cache: newCache(), done: make(chan struct{})}
+	for i, conf := range c.Nodes {
+		n := &node{index: i, name: conf.Name, addr: conf.Config.Addr, check: make(chan struct{}, 1)}
+		if n.pool, err = newPool(n, conf.Config, conf.MaxConns, r.done); err != nil {
+			return nil, err
+		}
+		r.nodes = append(r.nodes, n)
+	}
+	r.monitor = newMonitor(c, r.nodes)
+	r.positions = &positions{m: r.monitor, wake: make(chan struct{}, 1)}
+	r.db = sql.OpenDB(connector{r})
+	r.db.SetMaxIdleConns(idleLogical)
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	for _, n := range r.nodes {
+		r.loops.Go(func() { r.monitor.watch(ctx, n) })
+	}
+	r.loops.Go(func() { r.positions.run(ctx) })
+	return r, nil
+}
+
+// connector is the Router without its Close: the DB that the Router made is
+// closed by the Router, not the other way round.
+type connector struct{ r *Router }
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) { return c.r.Connect(ctx) }
+func (c connector) Driver() driver.Driver                            { return c.r.Driver() }
+
+// DB returns the Router's *sql.DB, always the same one. It needs no limits of
+// its own: Node.MaxConns are those that count. Closing it does not close the
+// Router.
+func (r *Router) DB() *sql.DB { return r.db }
+
+// Connect returns a driver connection, for database/sql. It connects to no
+// server yet.
+func (r *Router) Connect(ctx context.Context) (driver.Conn, error) {
+	if r.closed() {
+		return nil, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return &conn{r: r}, nil
+}
+
+// Driver returns a driver that opens nothing: a Router is not made from a data
+// source name.
+func (r *Router) Driver() driver.Driver { return refusingDriver{} }
+
+type refusingDriver struct{}
+
+func (refusingDriver) Open(string) (driver.Conn, error) {
+	return nil, errors.New("dbrouter: open a Router with New and sql.OpenDB")
+}
+
+func (r *Router) closed() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Ready waits until a primary is known. If the context ends before, the error
+// says what is wrong with each node.
+func (r *Router) Ready(ctx context.Context) error {
+	for {
+		s := r.monitor.now.Load()
+		if s.primary != nil {
+			return nil
+		}
+		select {
+		case <-s.changed:
+		case <-r.done:
+			return ErrClosed
+		case <-ctx.Done():
+			errs := []error{s.noPrimary(), context.Cause(ctx)}
+			for _, n := range s.statuses {
+				if n.LastError != "" {
+					errs = append(errs, &NodeError{Node: n.Name, Err: fmt.Errorf("%v: %s", n.State, n.LastError)})
+				}
+			}
+			return errors.Join(errs...)
+		}
+	}
+}
+
+// Status returns what is known of each node, in the order of the configuration.
+func (r *Router) Status() []NodeStatus {
+	s := r.monitor.now.Load()
+	out := make([]NodeStatus, len(r.nodes))
+	for i, n := range r.nodes {
+		out[i] = s.statuses[i]
+		out[i].Connections = n.pool.connections()
+	}
+	return out
+}
+
+// Close ends the router and its DB now: statements that run are cut and fail,
+// and those that come fail with [ErrClosed] or, through the DB, with the error
+// of a closed DB. It is idempotent.
+func (r *Router) Close() error {
+	r.closing.Do(func() {
+		close(r.done)
+		r.cancel()
+		for _, n := range r.nodes {
+			n.pool.close()
+		}
+		r.err = r.db.Close()
+		r.loops.Wait()
+	})
+	return r.err
+}
