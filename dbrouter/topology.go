@@ -2,6 +2,7 @@ package dbrouter
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -64,6 +65,8 @@ func judge(views []view, i, primary int, c Consistency, maxLag time.Duration) (R
 		return RoleUnknown, Down, v.trouble
 	case i == primary:
 		return Primary, Up, ""
+	case v.writable && primary < 0 && slices.ContainsFunc(views, func(v view) bool { return !v.looked }):
+		return RoleUnknown, StateUnknown, "writable, but not all nodes have been looked at yet"
 	case v.writable && primary < 0:
 		return RoleUnknown, Conflict, "writable, as another node is"
 	case v.writable:

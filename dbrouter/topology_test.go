@@ -71,6 +71,13 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: %v with the reason %q", c.about, state, why)
 		}
 	}
+	// At the start a writable node is no conflict: the others are not known yet.
+	if role, state, _ := judge([]view{primary, {}}, 0, -1, Global, time.Second); role != RoleUnknown || state != StateUnknown {
+		t.Errorf("writable before all were looked at: %v %v", role, state)
+	}
+	if _, state, _ := judge([]view{primary, primary}, 0, -1, Global, time.Second); state != Conflict {
+		t.Errorf("two writable, none trusted: %v", state)
+	}
 	// Through another replica it follows the primary too; in a circle it does not.
 	middle, far := good, with(func(v *view) { v.serverID, v.sourceID = "3", "2" })
 	if !follows([]view{primary, middle, far}, 2, 0) {

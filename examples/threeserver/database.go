@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/palisade-go/palisade/dbrouter"
+	"github.com/palisade-go/palisade/dbrouter/mysqltest"
+	"github.com/palisade-go/palisade/dbrouter/mysqltest/mariadb"
+)
+
+// databasePatience bounds how long a database may take to come up.
+const databasePatience = 10 * time.Second
+
+// database says where the primary and the replica are. Which is which is not
+// told to the router: it finds out, and follows when it changes.
+type database struct {
+	about string // for the map
+	nodes []dbrouter.Node
+}
+
+// startDatabase starts the database that the flags ask for, or names the one
+// that runs already.
+func (c *config) startDatabase(ctx context.Context, s *stack) (database, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, databasePatience, fmt.Errorf("the database is not up after %v", databasePatience))
+	defer cancel()
+	switch c.db {
+	case dbRunning:
+		return c.runningDatabase()
+	case dbMariaDB:
+		return startMariaDB(ctx, s)
+	case dbEmbedded:
+		return startEmbedded(s, "in-process server of dbrouter/mysqltest (-db embedded)")
+	}
+	if err := mariadb.Available(); err != nil {
+		return startEmbedded(s, "in-process server of dbrouter/mysqltest (embedded, as mariadbd is not on PATH)")
+	}
+	return startMariaDB(ctx, s)
+}
+
+func (c *config) runningDatabase() (database, error) {
+	d := database{about: "servers that run already"}
+	for i, dsn := range []string{c.dbPrimary, c.dbReplica} {
+		if dsn == "" {
+			continue
+		}
+		conf, err := mysql.ParseDSN(dsn)
+		if err != nil {
+			return database{}, err // check has seen to it that there is none
+		}
+		d.nodes = append(d.nodes, dbrouter.Node{Name: fmt.Sprintf("db%d", i+1), Config: conf})
+	}
+	return d, nil
+}
+
+// startMariaDB starts a primary and a replica in a temporary folder.
+func startMariaDB(ctx context.Context, s *stack) (database, error) {
+	cluster, err := mariadb.Start(ctx, mariadb.Config{Database: "notes", Replicas: 1})
+	if err != nil {
+		return database{}, fmt.Errorf("-db %s: %w", dbMariaDB, err)
+	}
+	s.onStop("database", func(context.Context) error { return cluster.Close() })
+	d := database{about: "MariaDB " + cluster.Version() + " in a temporary folder"}
+	for _, n := range cluster.Nodes() {
+		d.nodes = append(d.nodes, dbrouter.Node{Name: n.Name, Config: n.AppConfig()})
+	}
+	return d, nil
+}
+
+// startEmbedded starts a primary and a replica inside this process. They keep
+// the notes in memory.
+func startEmbedded(s *stack, about string) (database, error) {
+	d := database{about: about}
+	var primary *mysqltest.Server
+	for i := range 2 {
+		server, err := mysqltest.New(mysqltest.Config{Handler: new(embedded), Source: primary, ReadOnly: primary != nil})
+		if err != nil {
+			return database{}, fmt.Errorf("-db %s: %w", dbEmbedded, err)
+		}
+		s.onStop("database", func(context.Context) error { return server.Close() })
+		if primary == nil {
+			primary = server
+		}
+		d.nodes = append(d.nodes, dbrouter.Node{Name: fmt.Sprintf("db%d", i+1), Config: server.Config()})
+	}
+	return d, nil
+}
+
+// openDatabase returns a router to the database that is ready to use. It says
+// what is wrong with each node if none can take writes in time.
+func openDatabase(ctx context.Context, s *stack, conf dbrouter.Config) (*dbrouter.Router, error) {
+	router, err := dbrouter.New(conf)
+	if err != nil {
+		return nil, err
+	}
+	s.onStop("database router", func(context.Context) error { return router.Close() })
+	ctx, cancel := context.WithTimeout(ctx, databasePatience)
+	defer cancel()
+	if err := router.Ready(ctx); err != nil {
+		return nil, err
+	}
+	return router, nil
+}
+
+// checkDSN refuses what is no address of a database, without repeating it: it
+// has a password in it.
+func checkDSN(flag, dsn string) error {
+	conf, err := mysql.ParseDSN(dsn)
+	if err == nil && conf.DBName == "" {
+		err = errors.New("it names no database")
+	}
+	if err != nil {
+		return fmt.Errorf("-%s is not user:password@tcp(host:port)/database: %v", flag, err)
+	}
+	return nil
+}
