@@ -100,12 +100,11 @@ func (w *webServer) build(ctx context.Context, s *stack, db database) (http.Hand
 		return nil, nil, err
 	}
 	a := &app{server: w.name, notes: notes, identity: clientName, node: nodeOf}
-	mux := a.routes()
-	mux.HandleFunc("GET "+snapshotPath, w.snapshot)
 	// The app does not take a form that some other site sent.
-	guarded := http.NewCrossOriginProtection().Handler(mux)
+	guarded := http.NewCrossOriginProtection().Handler(a.routes())
 	balancer := tlsx.PeerMatcher{URIs: []string{w.ca.Identity(balancerID)}}
-	return tlsx.Receive(balancer, rememberNode(w.meter.Middleware(guarded))), term.ServerConfig(), nil
+	served := tlsx.Receive(balancer, rememberNode(w.meter.Middleware(guarded)))
+	return w.withSnapshot(served), term.ServerConfig(), nil
 }
 
 // firewall lets the balancer reach the app, the monitor reach what is inside,
@@ -131,9 +130,17 @@ func (w *webServer) firewall() (*firewall.Firewall, error) {
 	})
 }
 
-func (w *webServer) snapshot(rw http.ResponseWriter, r *http.Request) {
-	rw.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(rw).Encode(webSnapshot{w.meter.Snapshot(), w.router.Status()})
+// withSnapshot answers the monitor before anything is counted: looking at the
+// numbers must not change them.
+func (w *webServer) withSnapshot(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != snapshotPath || r.Method != http.MethodGet {
+			next.ServeHTTP(rw, r)
+			return
+		}
+		rw.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(rw).Encode(webSnapshot{w.meter.Snapshot(), w.router.Status()})
+	})
 }
 
 // onStatement counts every statement under the node that answered it, and
