@@ -23,6 +23,7 @@ type config struct {
 	db               string
 	dbPrimary        string
 	dbReplica        string
+	dbWait           time.Duration
 	state            string
 	domains          []string
 	acmeDirectory    string
@@ -62,6 +63,7 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	fs.StringVar(&c.db, "db", dbAuto, "database: `auto` (mariadb if mariadbd is on PATH, else embedded), mariadb or embedded")
 	fs.StringVar(&c.dbPrimary, "db-primary", "", "`DSN` of a primary that runs already, such as user:pass@tcp(10.0.0.4:3306)/notes")
 	fs.StringVar(&c.dbReplica, "db-replica", "", "`DSN` of its replica")
+	fs.DurationVar(&c.dbWait, "db-wait", 10*time.Second, "`time` that the database may take to come up")
 	fs.StringVar(&c.state, "state", "", "`folder` that keeps the CA and the keys; empty for a temporary one")
 	domain := fs.String("domain", "", "public `name` of the service, or several with commas between: its certificate comes from ACME")
 	fs.StringVar(&c.acmeDirectory, "acme-directory", "", "`URL` of the ACME directory; empty for Let's Encrypt")
@@ -160,6 +162,9 @@ func (c *config) check() error {
 	}
 	if c.rate <= 0 || c.burst < 1 {
 		return fmt.Errorf("-rate is %v and -burst is %d, want more than 0", float64(c.rate), c.burst)
+	}
+	if c.dbWait <= 0 {
+		return fmt.Errorf("-db-wait is %v, want more than 0", c.dbWait)
 	}
 	if c.drain < 0 {
 		return fmt.Errorf("-drain is %v, want 0 or more", c.drain)

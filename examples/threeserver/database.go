@@ -13,20 +13,24 @@ import (
 	"github.com/palisade-go/palisade/dbrouter/mysqltest/mariadb"
 )
 
-// databasePatience bounds how long a database may take to come up.
-const databasePatience = 10 * time.Second
-
 // database says where the primary and the replica are. Which is which is not
 // told to the router: it finds out, and follows when it changes.
 type database struct {
 	about string // for the map
 	nodes []dbrouter.Node
+	wait  time.Duration // that it may take to answer
 }
 
 // startDatabase starts the database that the flags ask for, or names the one
 // that runs already.
 func (c *config) startDatabase(ctx context.Context, s *stack) (database, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, databasePatience, fmt.Errorf("the database is not up after %v", databasePatience))
+	d, err := c.chooseDatabase(ctx, s)
+	d.wait = c.dbWait
+	return d, err
+}
+
+func (c *config) chooseDatabase(ctx context.Context, s *stack) (database, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.dbWait, fmt.Errorf("the database is not up after %v", c.dbWait))
 	defer cancel()
 	switch c.db {
 	case dbRunning:
@@ -92,13 +96,13 @@ func startEmbedded(s *stack, about string) (database, error) {
 
 // openDatabase returns a router to the database that is ready to use. It says
 // what is wrong with each node if none can take writes in time.
-func openDatabase(ctx context.Context, s *stack, conf dbrouter.Config) (*dbrouter.Router, error) {
+func openDatabase(ctx context.Context, s *stack, conf dbrouter.Config, wait time.Duration) (*dbrouter.Router, error) {
 	router, err := dbrouter.New(conf)
 	if err != nil {
 		return nil, err
 	}
 	s.onStop("database router", func(context.Context) error { return router.Close() })
-	ctx, cancel := context.WithTimeout(ctx, databasePatience)
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if err := router.Ready(ctx); err != nil {
 		return nil, err

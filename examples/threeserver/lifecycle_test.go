@@ -28,6 +28,7 @@ func TestUsage(t *testing.T) {
 		{"-https", "nowhere"},
 		{"-acme-email", "a@b.example"},
 		{"-burst", "0"},
+		{"-db-wait", "0s"},
 		{"-nonsense"},
 		{"extra"},
 	} {

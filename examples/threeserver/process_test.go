@@ -58,16 +58,17 @@ type process struct {
 	err    error // of Wait
 }
 
-// start runs the program and waits until it serves.
+// start runs the program and waits until it serves. The database gets more time
+// than it should need, as the machine may be busy with other things.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := launch(t, nil, args...)
+	p := launch(t, nil, append(args, "-db-wait", "1m")...)
 	select {
 	case <-p.ready:
 	case <-p.exited:
 		t.Fatalf("exited before it served: %v\n%s", p.err, p.output())
-	case <-time.After(60 * time.Second):
-		t.Fatalf("does not serve after a minute:\n%s", p.output())
+	case <-time.After(90 * time.Second):
+		t.Fatalf("does not serve after 90 s:\n%s", p.output())
 	}
 	return p
 }

@@ -91,7 +91,7 @@ func (w *webServer) build(ctx context.Context, s *stack, db database) (http.Hand
 	if w.meter, err = qps.New(qps.Config{Server: w.name}); err != nil {
 		return nil, nil, err
 	}
-	w.router, err = openDatabase(ctx, s, dbrouter.Config{Nodes: db.nodes, OnStatement: w.onStatement})
+	w.router, err = openDatabase(ctx, s, dbrouter.Config{Nodes: db.nodes, OnStatement: w.onStatement}, db.wait)
 	if err != nil {
 		return nil, nil, err
 	}
