@@ -209,5 +209,7 @@ func parseAddrPort(s string) netip.AddrPort {
 }
 
 func plainAddrPort(ap netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	return netip.AddrPortFrom(plainAddr(ap.Addr()), ap.Port())
 }
+
+func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }

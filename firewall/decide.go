@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -37,7 +39,10 @@ type Decision struct {
 // asks for them, and once.
 type facts struct {
 	client   netip.Addr     // zero: not seen
+	peerPort uint16         // of the connection; zero: not seen
 	local    netip.AddrPort // zero: not seen, or not read yet
+	isPacket bool           // and no connection or request
+	packet   Packet         // by value, which spares an allocation
 	request  *http.Request  // nil: not seen
 	identify func(*http.Request) string
 
@@ -69,6 +74,13 @@ func (f *facts) localAddr() netip.AddrPort {
 	return f.local
 }
 
+func (f *facts) destination() netip.Addr {
+	if f.isPacket {
+		return f.packet.Destination
+	}
+	return f.localAddr().Addr()
+}
+
 // outcome is a decision by index, before anybody asks for names.
 type outcome struct {
 	verdict   Verdict
@@ -79,6 +91,13 @@ type outcome struct {
 	wait      time.Duration
 	// The indexes of what matched in Monitor mode.
 	monitoredRules, monitoredLimits []int
+	// explain makes the decision write down its steps.
+	explain bool
+	steps   []string
+}
+
+func (o *outcome) step(format string, args ...any) {
+	o.steps = append(o.steps, fmt.Sprintf(format, args...))
 }
 
 // decision gives an outcome its names.
@@ -107,7 +126,11 @@ func (p *program) decision(f *facts, o *outcome) Decision {
 func (p *program) rule(f *facts, o *outcome) {
 	for i := range p.rules {
 		r := &p.rules[i]
-		switch t := r.match.eval(f); {
+		t := r.match.eval(f)
+		if o.explain {
+			o.explainRule(r, f, t)
+		}
+		switch {
 		case t == no, t == unknown && r.Verdict == Accept:
 		case r.Mode == Monitor:
 			o.monitoredRules = append(o.monitoredRules, i)
@@ -117,6 +140,9 @@ func (p *program) rule(f *facts, o *outcome) {
 		}
 	}
 	o.verdict, o.reason = p.verdict, ByDefault
+	if o.explain {
+		o.step("default %v", p.verdict)
+	}
 }
 
 // rulePartly applies the rules where a part is not seen. It refuses only what
@@ -127,6 +153,9 @@ func (p *program) rulePartly(f *facts, o *outcome) {
 	for i := range p.rules {
 		r := &p.rules[i]
 		t := r.match.eval(f)
+		if o.explain {
+			o.explainRule(r, f, t)
+		}
 		if t == yes && r.Mode == Monitor {
 			o.monitoredRules = append(o.monitoredRules, i)
 		}
@@ -143,6 +172,9 @@ func (p *program) rulePartly(f *facts, o *outcome) {
 	}
 	o.verdict, o.reason = p.verdict, ByDefault
 	o.undecided = p.verdict == Accept && mayRefuse
+	if o.explain {
+		o.step("default %v", p.verdict)
+	}
 }
 
 // limit applies the limits to a request that the rules accepted. With take
@@ -162,6 +194,9 @@ func (p *program) limit(f *facts, o *outcome, now int64, take bool) {
 			continue
 		}
 		wait := l.limiter.ask(l.limiter.key(f.client), now, take)
+		if o.explain {
+			o.explainLimit(l, wait)
+		}
 		switch {
 		case wait == 0:
 		case l.Mode == Monitor:
@@ -177,13 +212,17 @@ func (p *program) limit(f *facts, o *outcome, now int64, take bool) {
 // token of a limit, counts nothing and reports nothing.
 func (f *Firewall) DecideRequest(r *http.Request) Decision {
 	var o outcome
+	return f.peekRequest(r, &o)
+}
+
+func (f *Firewall) peekRequest(r *http.Request, o *outcome) Decision {
 	p, now := f.program.Load(), f.now()
 	seen := f.requestFacts(r)
-	f.decideRequest(p, &seen, &o, now)
+	f.decideRequest(p, &seen, o, now)
 	if o.verdict == Accept {
-		p.limit(&seen, &o, now, false)
+		p.limit(&seen, o, now, false)
 	}
-	return p.decision(&seen, &o)
+	return p.decision(&seen, o)
 }
 
 // DecideConn says what Listener would do with a connection from src to dst now.
@@ -191,44 +230,121 @@ func (f *Firewall) DecideRequest(r *http.Request) Decision {
 // connection. It counts nothing and reports nothing.
 func (f *Firewall) DecideConn(src, dst netip.AddrPort) Decision {
 	var o outcome
+	return f.peekConn(src, dst, &o)
+}
+
+func (f *Firewall) peekConn(src, dst netip.AddrPort, o *outcome) Decision {
 	p := f.program.Load()
-	seen := f.decideConn(p, plainAddrPort(src), plainAddrPort(dst), &o)
-	return p.decision(&seen, &o)
+	seen := f.decideConn(p, plainAddrPort(src), plainAddrPort(dst), o)
+	return p.decision(&seen, o)
+}
+
+// DecidePacket says what a packet filter may do with the packet: it refuses only
+// what the policy refuses whatever the depths behind will see. It counts nothing
+// and reports nothing.
+func (f *Firewall) DecidePacket(packet Packet) Decision {
+	var o outcome
+	return f.peekPacket(packet, &o)
+}
+
+func (f *Firewall) peekPacket(packet Packet, o *outcome) Decision {
+	p := f.program.Load()
+	seen := f.decidePacket(p, packet, o)
+	return p.decision(&seen, o)
+}
+
+// DecideFrame is [Firewall.DecidePacket] for an Ethernet frame, of which
+// [ParsePacket] has the rules. What is not IP is accepted and a bad packet is
+// dropped, for the reason [ByPacket].
+func (f *Firewall) DecideFrame(frame []byte, state ConnState) Decision {
+	var o outcome
+	return f.peekFrame(frame, state, &o)
+}
+
+func (f *Firewall) peekFrame(frame []byte, state ConnState, o *outcome) Decision {
+	packet, err := ParsePacket(frame)
+	if err == nil {
+		packet.State = state
+		return f.peekPacket(packet, o)
+	}
+	if o.reason = ByPacket; errors.Is(err, ErrNotIP) {
+		o.verdict = Accept
+	}
+	if o.explain {
+		o.step("%v", err)
+	}
+	return f.program.Load().decision(&facts{}, o)
 }
 
 func (f *Firewall) requestFacts(r *http.Request) facts {
-	peer := parseAddrPort(r.RemoteAddr).Addr()
+	peer := parseAddrPort(r.RemoteAddr)
 	return facts{
-		client:   clientOf(peer, r.Header, f.header, &f.trusted),
+		client:   clientOf(peer.Addr(), r.Header, f.header, &f.trusted),
+		peerPort: peer.Port(),
 		request:  r,
 		identify: f.identity,
 	}
 }
 
 func (f *Firewall) decideRequest(p *program, seen *facts, o *outcome, now int64) {
+	if o.explain {
+		o.explainClient(seen.client)
+	}
 	if !seen.client.IsValid() {
 		o.reason = ByClient
 		return
 	}
-	if _, banned := f.bans.find(seen.client, now); banned {
+	if ban, banned := f.bans.find(seen.client, now); banned {
 		o.reason = ByBan
+		if o.explain {
+			o.explainBan(ban, now)
+		}
 		return
 	}
 	p.rule(seen, o)
 }
 
 func (f *Firewall) decideConn(p *program, src, dst netip.AddrPort, o *outcome) facts {
-	seen := facts{client: src.Addr(), local: dst}
+	seen := facts{client: src.Addr(), peerPort: src.Port(), local: dst}
 	if !seen.client.IsValid() {
 		o.reason = ByClient
 		return seen
 	}
-	if f.trusted.Contains(seen.client) {
-		seen.client = netip.Addr{} // a request will say who the client is
-	} else if _, banned := f.bans.find(seen.client, f.now()); banned {
-		o.reason = ByBan
+	f.decidePartly(p, &seen, o, true)
+	return seen
+}
+
+func (f *Firewall) decidePacket(p *program, packet Packet, o *outcome) facts {
+	packet.Source, packet.Destination = plainAddr(packet.Source), plainAddr(packet.Destination)
+	seen := facts{client: packet.Source, isPacket: true, packet: packet}
+	if !seen.client.IsValid() {
+		o.reason = ByClient
 		return seen
 	}
-	p.rulePartly(&seen, o)
+	f.decidePartly(p, &seen, o, packet.mayCarryRequests())
 	return seen
+}
+
+// decidePartly decides about a packet or connection from an address. Requests
+// says whether one may follow that names another client.
+func (f *Firewall) decidePartly(p *program, seen *facts, o *outcome, requests bool) {
+	if requests && f.trusted.Contains(seen.client) {
+		if o.explain {
+			o.step("peer %v is a trusted proxy: a request will say who the client is", seen.client)
+		}
+		seen.client = netip.Addr{}
+	} else {
+		now := f.now()
+		if o.explain {
+			o.explainClient(seen.client)
+		}
+		if ban, banned := f.bans.find(seen.client, now); banned {
+			o.reason = ByBan
+			if o.explain {
+				o.explainBan(ban, now)
+			}
+			return
+		}
+	}
+	p.rulePartly(seen, o)
 }

@@ -33,8 +33,14 @@ func randomMatch(rng *rand.Rand, depth int) Match {
 		}
 		return Not(randomMatch(rng, depth-1))
 	}
-	switch rng.IntN(8) {
-	case 0, 1:
+	switch rng.IntN(13) {
+	case 11:
+		return oneOf(rng, []Match{Header("X-Test-Identity", "x"), Cookie("a"), Query("a", "b", "\n"), BodyOver(0), Header("X-Forwarded-For")})
+	case 8:
+		return Flags(oneOf(rng, []TCPFlags{SYN, SYN | ACK, 0}), SYN|ACK|TCPFlags(rng.IntN(256)))
+	case 9:
+		return oneOf(rng, []Match{Fragment(), Established(), ICMPType(8), ICMPv6Type(1, 2), Protocol(6, 99), Protocol(17), SourcePort(1), SourcePortRange(2, 9)})
+	case 0, 1, 10:
 		return Source(netip.MustParsePrefix(oneOf(rng, worldNets)))
 	case 2:
 		return Destination(netip.MustParsePrefix(oneOf(rng, worldNets)))

@@ -1,29 +1,70 @@
 // Package firewall enforces one policy over connections and HTTP requests: an
-// ordered list of rules over addresses, ports, methods, hosts, paths and
-// verified identities; limits on the request rate of each client; and bans.
+// ordered list of rules over addresses, ports, what else packets have, methods,
+// hosts, paths, headers and verified identities; limits on the request rate of
+// each client; and bans.
 //
 // # Which type when
 //
 //   - [Policy] is the list: [Rule] values over a [Match], [Limit] values, and a
-//     default, which is to drop. It is plain data; [New] checks it.
+//     default, which is to drop. It is plain data; [New] checks it, and
+//     [ParsePolicy] and [Policy.String] turn it from and into text.
 //   - [PrefixSet] is a list of networks that changes while policies use it.
 //   - [Firewall] enforces. [Firewall.Listener] closes connections before TLS,
 //     [Firewall.Handler] answers requests with 403 or 429. Use both: a
 //     connection costs a fraction of a TLS handshake and a request.
 //   - [Firewall.Update] changes the policy, and [Firewall.Ban] shuts out one
-//     network for some time, whatever the policy.
-//   - [Firewall.DecideConn] and [Firewall.DecideRequest] say what would happen,
-//     and why, without doing it.
+//     network for some time, whatever the policy; [Firewall.SaveBans] keeps
+//     bans for the next start.
+//   - [Firewall.DecidePacket], [Firewall.DecideConn] and [Firewall.DecideRequest]
+//     say what would happen, and why, without doing it; the functions named
+//     Explain show every step.
 //   - [ClientIP] tells the application who the client is.
 //
-// # One policy at two depths
+// # Policies as text
 //
-// The listener sees addresses and nothing of the request. It evaluates the same
-// rules with three values, and closes a connection only if the policy refuses it
-// whatever the unseen part is. A rule that accepts by path, say, therefore lets
-// through every connection that it might apply to, and the handler decides about
-// the requests. Put rules that refuse by address first to have them take effect
-// at accept.
+// A policy is written one statement a line, the first rule that matches first:
+//
+//	# What is known to be bad, and what our own networks are.
+//	set bad file "lists/bad.txt"
+//	set ours { 10.0.0.0/8, 2001:db8::/32 }
+//
+//	drop bad if source @bad
+//	monitor reject inner if path-prefix /-/ and not source @ours
+//	accept ping if icmp-type 8 or icmpv6-type { 128, 133-136 }
+//	accept web if protocol tcp and destination-port { 80, 443 }
+//	limit per-client rate 10 burst 30 if host *.example.com
+//	default drop
+//
+// A rule is its verdict, its ID, and after "if" its match; "monitor" before it
+// is its mode. A limit has rate and burst, and may have clients, ipv4-bits and
+// ipv6-bits, which are the fields of [Limit]. Predicates have the names of their
+// functions in small letters, and one argument or several in braces; prefixes
+// may be @ and the name of a set; header, cookie and query have a name and, after
+// "is", values; tcp-flags S/SA looks at S and A and wants S alone. "Not" binds
+// before "and", and that before "or"; parentheses group. A value of other
+// characters than letters, digits and _.:/*+-~=% is quoted as in Go. A line ends
+// where it ends, but for one with an open parenthesis or brace; # starts a
+// comment.
+//
+// # One policy at several depths
+//
+//	depth    sees                                            enforced by
+//	packet   addresses, protocol, ports, flags, types        a packet filter
+//	accept   addresses and ports                             Listener
+//	request  all of it, and the client behind a proxy        Handler
+//
+// A depth evaluates the same rules with three values, and refuses only if the
+// policy refuses whatever the unseen part is. A rule that accepts by path, say,
+// therefore lets through every packet and connection that it might apply to, and
+// the handler decides about the requests. Put rules that refuse by address first
+// to have them take effect early.
+//
+// A connection or request is judged like the packet that opened it, as if it
+// were seen next to it: whole, with SYN, and not established. A packet that is
+// neither TCP nor UDP carries no request, and no predicate about requests
+// matches it. Packets in the reverse direction are none of a policy's business,
+// but the answers to what a server itself asks for are: accept what is
+// established. [ParsePacket] says how packets are read.
 //
 // Drop and Reject both refuse. A connection is reset and a request is answered
 // with 403 either way.

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -213,4 +215,116 @@ func ExampleFirewall_Update() {
 	// firewall: rule 0, "admin": Path("admin"), want a decoded path that starts with / and has no dot segments, empty segments or any of %\;?#
 	// firewall: rule 1, "rest": zero Match, want All() to match everything
 	// <nil> drop admin 2
+}
+
+// A policy as text, and what is wrong with another.
+func ExampleParsePolicy() {
+	policy, err := firewall.ParsePolicy(`
+		set bad { 198.51.100.0/24 }
+		drop bad if source @bad       # before anything else
+		accept web if destination-port 443 and (path /a or path /b)
+	`)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Print(policy)
+	_, err = firewall.ParsePolicy("drop bad if source @bad\naccept web if destination-port 99999")
+	fmt.Println(err)
+	// Output:
+	// set bad {
+	// 	198.51.100.0/24,
+	// }
+	// drop bad if source @bad
+	// accept web if destination-port 443 and (path /a or path /b)
+	// default drop
+	// firewall: line 2, column 32: "99999", want a number up to 65535, or a range such as 8-10
+	// firewall: line 1, column 21: set "bad" is not defined
+}
+
+// What a packet filter may do: a connection to the port of the web server has to
+// pass, since a request over it might be for /a.
+func ExampleFirewall_DecidePacket() {
+	policy, err := firewall.ParsePolicy("accept a if protocol tcp and destination-port 443 and path /a")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fw, err := firewall.New(firewall.Config{Policy: policy})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, port := range []uint16{443, 22} {
+		d := fw.DecidePacket(firewall.Packet{
+			Version:  4,
+			Source:   netip.MustParseAddr("192.0.2.1"),
+			Protocol: firewall.ProtocolTCP, DestinationPort: port,
+		})
+		fmt.Println(port, d.Verdict, d.Undecided)
+	}
+	// Output:
+	// 443 accept true
+	// 22 drop false
+}
+
+// A frame that cannot be read.
+func ExampleParsePacket() {
+	_, err := firewall.ParsePacket([]byte("short"))
+	fmt.Println(err)
+	// Output: firewall: bad packet: truncated
+}
+
+// Why a request is refused.
+func ExampleFirewall_ExplainRequest() {
+	policy, err := firewall.ParsePolicy("accept ours if source 10.0.0.0/8\nreject inner if path-prefix /-/\ndefault accept")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fw, err := firewall.New(firewall.Config{Policy: policy})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	r := httptest.NewRequest("GET", "/x/..//%2d/", nil)
+	r.RemoteAddr = "192.0.2.1:50000"
+	fmt.Print(fw.ExplainRequest(r))
+	// Output:
+	// request depth: reject by rule inner (generation 1)
+	// 	client 192.0.2.1
+	// 	accept ours if source 10.0.0.0/8 [no]: no
+	// 	reject inner if path-prefix /- [unknown]: unknown
+}
+
+// Bans that outlive the process.
+func ExampleFirewall_SaveBans() {
+	dir, err := os.MkdirTemp("", "bans")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	before, err := firewall.New(firewall.Config{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(before.Ban(netip.MustParsePrefix("192.0.2.0/24"), time.Hour, "scans"))
+	fmt.Println(before.SaveBans(filepath.Join(dir, "bans.json")))
+
+	after, err := firewall.New(firewall.Config{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(after.LoadBans(filepath.Join(dir, "bans.json")))
+	for _, ban := range after.Bans() {
+		fmt.Println(ban.Prefix, ban.Reason)
+	}
+	// Output:
+	// <nil>
+	// <nil>
+	// <nil>
+	// 192.0.2.0/24 scans
 }

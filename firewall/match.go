@@ -31,6 +31,9 @@ const (
 	yes
 )
 
+// String returns "no", "unknown" or "yes".
+func (t truth) String() string { return nameOf([]string{"no", "unknown", "yes"}, uint8(t), "truth") }
+
 func truthOf(b bool) truth {
 	if b {
 		return yes
@@ -52,6 +55,17 @@ const (
 	opPath
 	opPathPrefix
 	opIdentity
+	opSourcePort
+	opProtocol
+	opFlags
+	opICMPType
+	opICMPv6Type
+	opFragment
+	opEstablished
+	opHeader
+	opCookie
+	opQuery
+	opBodyOver
 )
 
 // node is one node of a predicate tree. It is data rather than an interface so
@@ -60,10 +74,32 @@ type node struct {
 	op    op
 	kids  []*node
 	set   *PrefixSet // opSource, opDestination
-	name  string     // of the set, when the policy supplies it
-	ports []uint16
+	name  string     // of the set, when the policy supplies it, or of the header, cookie or parameter
+	spans []span     // ports, and other numbers
 	words []string
-	errs  []error // mistakes in the arguments
+	size  int64       // opBodyOver
+	flags [2]TCPFlags // opFlags: those set among those looked at
+	errs  []error     // mistakes in the arguments
+}
+
+// span is a range of numbers, both ends included.
+type span struct{ first, last uint16 }
+
+func within(spans []span, v uint16) truth {
+	for _, s := range spans {
+		if v >= s.first && v <= s.last {
+			return yes
+		}
+	}
+	return no
+}
+
+func spansOf[T uint8 | uint16](values []T) []span {
+	var out []span
+	for _, v := range values {
+		out = append(out, span{uint16(v), uint16(v)})
+	}
+	return out
 }
 
 // All matches if every one of ms matches; without arguments it matches
@@ -93,10 +129,23 @@ func Destination(prefixes ...netip.Prefix) Match { return addresses(opDestinatio
 func DestinationSet(name string) Match { return Match{&node{op: opDestination, name: name}} }
 
 // DestinationPort matches the local port of the connection.
-func DestinationPort(ports ...uint16) Match {
-	n := &node{op: opDestinationPort, ports: slices.Clone(ports)}
-	if len(ports) == 0 || slices.Contains(ports, 0) {
-		n.fail("DestinationPort%v, want ports from 1 to 65535", ports)
+func DestinationPort(ports ...uint16) Match { return portMatch(opDestinationPort, spansOf(ports)) }
+
+// DestinationPortRange matches the local ports from first to last, both
+// included.
+func DestinationPortRange(first, last uint16) Match {
+	return portMatch(opDestinationPort, []span{{first, last}})
+}
+
+func portMatch(o op, spans []span) Match {
+	n := &node{op: o, spans: spans}
+	if len(spans) == 0 {
+		n.fail("%v without ports, want at least one", o)
+	}
+	for _, s := range spans {
+		if s.first == 0 || s.first > s.last {
+			n.fail("%v %v, want ports from 1 to 65535, the lower one first", o, s)
+		}
 	}
 	return Match{n}
 }
@@ -173,6 +222,9 @@ func combine(o op, ms []Match) Match {
 		}
 		n.kids = append(n.kids, m.n)
 	}
+	if o != opNot && len(ms) == 1 && len(n.kids) == 1 {
+		return ms[0] // the same thing, and the only way that text has to say it
+	}
 	return Match{n}
 }
 
@@ -240,23 +292,24 @@ func (n *node) eval(f *facts) truth {
 			return unknown
 		}
 		return truthOf(n.set.Contains(f.client))
-	case opDestination, opDestinationPort:
-		return n.evalLocal(f.localAddr())
-	}
-	if f.request == nil {
+	case opDestination:
+		if addr := f.destination(); addr.IsValid() {
+			return truthOf(n.set.Contains(addr))
+		}
 		return unknown
+	case opDestinationPort, opSourcePort, opProtocol, opFlags, opICMPType, opICMPv6Type, opFragment, opEstablished:
+		if f.isPacket {
+			return n.evalPacket(&f.packet)
+		}
+		return n.evalOpening(f)
 	}
-	return n.evalRequest(f)
-}
-
-func (n *node) evalLocal(local netip.AddrPort) truth {
 	switch {
-	case !local.IsValid():
-		return unknown
-	case n.op == opDestination:
-		return truthOf(n.set.Contains(local.Addr()))
+	case f.request != nil:
+		return n.evalRequest(f)
+	case f.isPacket && !f.packet.mayCarryRequests():
+		return no
 	}
-	return truthOf(slices.Contains(n.ports, local.Port()))
+	return unknown
 }
 
 // evalRequest evaluates the predicates over what only a request has.
@@ -276,6 +329,8 @@ func (n *node) evalRequest(f *facts) truth {
 	case opIdentity:
 		// An empty identity is in no list: ClientIdentity refuses that.
 		return truthOf(slices.Contains(n.words, f.clientIdentity()))
+	case opHeader, opCookie, opQuery, opBodyOver:
+		return n.evalFields(f.request)
 	}
 	return unknown
 }

@@ -111,6 +111,8 @@ func TestMatchArgumentsAreChecked(t *testing.T) {
 		"no prefix": Source(), "host bits": Source(prefixes("10.0.0.1/8")...), "no destination": Destination(),
 		"no port": DestinationPort(), "port 0": DestinationPort(443, 0), "no method": Method(), "lower case": Method("get"), "empty method": Method(""),
 		"no host": Host(), "a star": Host("*"), "star inside": Host("a.*.com"), "host with port": Host("example.com:80"), "empty host": Host(""),
+		"no header": Header(""), "host as header": Header("host", "x"), "bad header": Header("a b"), "bad cookie": Cookie("a;b"), "negative size": BodyOver(-1),
+		"no parameter": Query(""), "no source port": SourcePort(), "ports backwards": DestinationPortRange(9, 1), "no protocol": Protocol(), "no mask": Flags(0, 0),
 		"no identity": ClientIdentity(), "empty identity": ClientIdentity("x", ""), "zero in All": All(Match{}), "zero in Not": Not(Match{}),
 		"inside": Any(All(Not(Path("x")))), "no such set": SourceSet("nobody"), "no name": DestinationSet(""),
 	} {
@@ -134,6 +136,37 @@ func TestDestination(t *testing.T) {
 	} {
 		if got := c.m.n.eval(&f); got != c.want {
 			t.Errorf("match %d: %d, want %d", i, got, c.want)
+		}
+	}
+}
+
+func TestFieldMatch(t *testing.T) {
+	r := request("POST", "/?a=1&a=2&b=x+y&c&d=%zz", "192.0.2.1:1")
+	plain := request("POST", "/?a=1&a=2&b=x+y&c", "192.0.2.1:1")
+	for _, r := range []*http.Request{r, plain} {
+		r.Header = http.Header{"X-One": {"v"}, "X-Two": {"v", "w"}, "X-Same": {"v", "v"}, "X-None": {},
+			"Cookie": {`id=1; sid=5; twice=1; bad=a\b; quoted="1"`, "twice=2"}}
+		r.ContentLength = 100
+	}
+	chunked := request("POST", "/", "192.0.2.1:1")
+	chunked.ContentLength = -1
+	for _, c := range []struct {
+		m    Match
+		r    *http.Request
+		want truth
+	}{
+		{Header("x-one"), r, yes}, {Header("X-One", "v"), r, yes}, {Header("X-One", "V"), r, no}, {Header("X-One", "w", "v"), r, yes},
+		{Header("X-Two", "v"), r, unknown}, {Header("X-Two", "v", "w"), r, yes}, {Header("X-Two", "x"), r, no}, {Header("X-Same", "v"), r, yes},
+		{Header("X-None"), r, no}, {Header("X-Other"), r, no}, {Header("X-Other", ""), r, no},
+		{Cookie("id", "1"), r, yes}, {Cookie("id", "2"), r, no}, {Cookie("i"), r, no}, {Cookie("d"), r, no}, {Cookie("twice"), r, yes},
+		{Cookie("twice", "1"), r, unknown}, {Cookie("bad"), r, unknown}, {Cookie("bad", "x"), r, unknown}, {Cookie("quoted", "1"), r, unknown},
+		{Query("a", "1"), plain, unknown}, {Query("a", "1", "2"), plain, yes}, {Query("b", "x y"), plain, yes}, {Query("c"), plain, yes},
+		{Query("c", ""), plain, yes}, {Query("e"), plain, no}, {Query("a"), r, unknown}, {Query("e"), r, unknown},
+		{BodyOver(99), r, yes}, {BodyOver(100), r, no}, {BodyOver(0), chunked, unknown},
+	} {
+		f := facts{request: c.r}
+		if got := c.m.n.eval(&f); got != c.want || len(c.m.n.errs) > 0 {
+			t.Errorf("%v: %v, want %v", c.m, got, c.want)
 		}
 	}
 }

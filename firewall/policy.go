@@ -125,6 +125,8 @@ func compile(p Policy, identity bool, old *program) (*program, error) {
 	for _, name := range slices.Sorted(maps.Keys(p.Sets)) {
 		if name == "" || p.Sets[name] == nil {
 			errs = append(errs, fmt.Errorf("firewall: set %q has no name or is nil", clip(name)))
+		} else if s := p.Sets[name]; s.file != "" && s.table.Load() == nil {
+			errs = append(errs, fmt.Errorf("firewall: set %q: file %q was not loaded, want Policy.LoadFiles first", clip(name), clip(s.file)))
 		}
 	}
 	for i, r := range p.Rules {

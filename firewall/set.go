@@ -29,6 +29,7 @@ const (
 type PrefixSet struct {
 	mu    sync.Mutex // serialises writers
 	table atomic.Pointer[bart.Lite]
+	file  string // the one that text names; set before anybody shares the set
 }
 
 // NewPrefixSet returns a set of the prefixes, or an error that lists every

@@ -65,10 +65,14 @@ const (
 	RequestDepth Depth = iota
 	// AcceptDepth is [Firewall.Listener], which sees addresses only.
 	AcceptDepth
+	// PacketDepth is a packet filter, which sees each packet alone.
+	PacketDepth
 )
 
-// String returns "request" or "accept".
-func (d Depth) String() string { return nameOf([]string{"request", "accept"}, uint8(d), "Depth") }
+// String returns "request", "accept" or "packet".
+func (d Depth) String() string {
+	return nameOf([]string{"request", "accept", "packet"}, uint8(d), "Depth")
+}
 
 // Reason is what brought a decision about.
 type Reason uint8
@@ -85,11 +89,14 @@ const (
 	// ByClient: nobody can tell who the client is. The peer has no IP address,
 	// or a trusted proxy sent a forwarding header that cannot be read.
 	ByClient
+	// ByPacket: no rule was asked, since the packet cannot be read, and is
+	// dropped, or is not IP, and is accepted.
+	ByPacket
 )
 
-// String returns "default", "rule", "limit", "ban" or "client".
+// String returns "default", "rule", "limit", "ban", "client" or "packet".
 func (r Reason) String() string {
-	return nameOf([]string{"default", "rule", "limit", "ban", "client"}, uint8(r), "Reason")
+	return nameOf([]string{"default", "rule", "limit", "ban", "client", "packet"}, uint8(r), "Reason")
 }
 
 func nameOf(names []string, i uint8, kind string) string {

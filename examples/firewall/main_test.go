@@ -1,0 +1,226 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/palisade-go/palisade/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+func once(t *testing.T, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = run(t.Context(), nil, args, &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	if status, out, errs := once(t, "-policy", "policy.fw", "-check"); status != 0 || out != "policy.fw: 2 sets, 3 rules, 1 limits\n" {
+		t.Errorf("the sample: status %d, %s%s", status, out, errs)
+	}
+	bad := filepath.Join(t.TempDir(), "bad.fw")
+	write(t, bad, "drop x if path x\ndeny y\n")
+	if status, _, errs := once(t, "-policy", bad, "-check"); status != 1 || !strings.Contains(errs, "line 1, column 11") || !strings.Contains(errs, "line 2, column 1") {
+		t.Errorf("a bad one: status %d, %s", status, errs)
+	}
+}
+
+func TestFlags(t *testing.T) {
+	for _, args := range [][]string{
+		{}, {"-policy", "policy.fw", "x"}, {"-policy", "policy.fw", "-backend", "ftp://x"}, {"-policy", "policy.fw", "-trusted", "x"},
+		{"-policy", "policy.fw", "-backend", "http://x", "-dir", "."}, {"-policy", "policy.fw", "-check", "-explain", "x"},
+	} {
+		if status, _, errs := once(t, args...); status != 2 || errs == "" {
+			t.Errorf("%q: status %d, %s", args, status, errs)
+		}
+	}
+	if status, _, errs := once(t, "-h"); status != 0 || !strings.Contains(errs, "-policy") {
+		t.Errorf("help: status %d, %s", status, errs)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	status, out, errs := once(t, "-policy", "policy.fw", "-explain", "GET http://host/x/../-/ from 192.0.2.1")
+	for _, want := range []string{
+		"accept depth: accept by default, undecided", "request depth: reject by rule inner", "drop bad if source @bad [no]: no",
+		"path-prefix /- [unknown] and not source @ours [no]: unknown",
+	} {
+		if status != 0 || !strings.Contains(out, want) {
+			t.Errorf("status %d, want %s in\n%s%s", status, want, out, errs)
+		}
+	}
+	for _, s := range []string{"x", "GET /x from 192.0.2.1", "GET http://h/ from x", "GET http://h/ to 192.0.2.1"} {
+		if status, _, errs := once(t, "-policy", "policy.fw", "-explain", s); status != 1 || errs == "" {
+			t.Errorf("%q: status %d", s, status)
+		}
+	}
+}
+
+// lines takes what is written, line by line; it has room for all that a test
+// makes the program write.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	for line := range strings.Lines(string(b)) {
+		l <- line
+	}
+	return len(b), nil
+}
+
+// server is a run of the program that serves.
+type server struct {
+	base string
+	log  lines
+}
+
+// start runs the program until the end of the test, and then wants status 0.
+func start(t *testing.T, reload <-chan os.Signal, args ...string) *server {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	s, out, done := &server{log: make(lines, 1000)}, make(lines, 1000), make(chan int, 1)
+	go func() {
+		done <- run(ctx, reload, append([]string{"-listen", "127.0.0.1:0"}, args...), out, s.log)
+	}()
+	select {
+	case line := <-out:
+		s.base = strings.TrimSpace(strings.TrimPrefix(line, "listening on "))
+	case status := <-done:
+		t.Fatalf("it does not listen: status %d", status)
+	}
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		stop()
+		if status := <-done; status != 0 {
+			t.Errorf("status %d", status)
+		}
+	})
+	return s
+}
+
+// logged reads the log until a line has the text.
+func (s *server) logged(t *testing.T, text string) {
+	t.Helper()
+	tooLate := time.After(10 * time.Second)
+	for {
+		select {
+		case line := <-s.log:
+			if strings.Contains(line, text) {
+				return
+			}
+		case <-tooLate:
+			t.Fatalf("%s was not logged", text)
+		}
+	}
+}
+
+func (s *server) get(t *testing.T, path string, header ...string) (int, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), "GET", s.base+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(header) > 0 {
+		r.Header.Set(header[0], header[1])
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(body)
+}
+
+func TestReload(t *testing.T) {
+	dir := t.TempDir()
+	policy, list := filepath.Join(dir, "policy.fw"), filepath.Join(dir, "bad.txt")
+	write(t, policy, "set bad file bad.txt\ndrop bad if source @bad\ndefault accept")
+	write(t, list, "192.0.2.0/24\n")
+	reload := make(chan os.Signal)
+	s := start(t, reload, "-policy", policy, "-trusted", "127.0.0.1/32", "-h2c")
+	status := func(client string) int {
+		code, _ := s.get(t, "/", "X-Forwarded-For", client)
+		return code
+	}
+	if _, body := s.get(t, "/", "X-Forwarded-For", "203.0.113.9"); body != "Accepted. You are 203.0.113.9.\n" {
+		t.Errorf("page %q", body)
+	}
+	if code := status("203.0.113.7"); code != 200 {
+		t.Errorf("before: status %d", code)
+	}
+	write(t, list, "203.0.113.7\n")
+	reload <- syscall.SIGHUP
+	s.logged(t, "generation=2")
+	if code := status("203.0.113.9"); code != 200 {
+		t.Errorf("after: status %d", code)
+	}
+	write(t, policy, "nonsense\nmore")
+	reload <- syscall.SIGHUP
+	s.logged(t, "line 1, column 1")
+	s.logged(t, "line 2, column 1")
+	if code := status("203.0.113.9"); code != 200 {
+		t.Errorf("after a bad policy: status %d", code)
+	}
+	if code := status("203.0.113.7"); code != 403 {
+		t.Errorf("after the list has changed: status %d", code)
+	}
+	s.logged(t, "id=bad client=203.0.113.7 generation=2")
+}
+
+func TestBackendAndState(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s for %s on %s", r.URL.Path, r.Header.Get("X-Forwarded-For"), r.Host)
+	}))
+	defer backend.Close()
+	state := filepath.Join(t.TempDir(), "bans.json")
+	write(t, state, `{"bans":[{"prefix":"203.0.113.0/24","reason":"x","until":"2200-01-01T00:00:00Z"}]}`)
+	t.Run("serve", func(t *testing.T) {
+		s := start(t, nil, "-policy", "policy.fw", "-trusted", "127.0.0.1/32", "-backend", backend.URL, "-state", state)
+		if _, body := s.get(t, "/a", "X-Forwarded-For", "9.9.9.9, 192.0.2.9"); body != "/a for 192.0.2.9 on "+strings.TrimPrefix(s.base, "http://") {
+			t.Errorf("backend got %q", body)
+		}
+		if code, _ := s.get(t, "/", "X-Forwarded-For", "203.0.113.1"); code != 403 {
+			t.Errorf("status %d, want 403", code)
+		}
+		s.logged(t, "reason=ban")
+	})
+	text, err := os.ReadFile(state)
+	if err != nil || !strings.Contains(string(text), "203.0.113.0/24") || !strings.Contains(string(text), "2200-01-01") {
+		t.Errorf("saved %s, %v", text, err)
+	}
+	write(t, state, "{")
+	if status, _, errs := once(t, "-policy", "policy.fw", "-state", state, "-check"); status != 1 || !strings.Contains(errs, "bans") {
+		t.Errorf("a broken state: status %d, %s", status, errs)
+	}
+}
+
+func TestDir(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x.txt"), "hello")
+	s := start(t, nil, "-policy", "policy.fw", "-dir", dir)
+	if code, body := s.get(t, "/x.txt"); code != 200 || body != "hello" {
+		t.Errorf("status %d, %q", code, body)
+	}
+}
