@@ -22,27 +22,28 @@ type cache struct {
 type cached struct {
 	sql string
 	Classification
+	hint hintKind
 }
 
 func newCache() *cache { return &cache{seed: maphash.MakeSeed()} }
 
-func (c *cache) classify(sql string) Classification {
+func (c *cache) classify(sql string) (Classification, hintKind) {
 	if len(sql) > cacheMaxText {
-		return Classify(sql)
+		return Classify(sql), commentHint(sql)
 	}
 	slot := c.slot(sql)
 	if e := slot.Load(); e != nil && e.sql == sql {
-		return e.Classification
+		return e.Classification, e.hint
 	}
-	class := Classify(sql)
-	slot.Store(&cached{strings.Clone(sql), class})
-	return class
+	class, hint := Classify(sql), commentHint(sql)
+	slot.Store(&cached{strings.Clone(sql), class, hint})
+	return class, hint
 }
 
 // learn remembers what the server knows better.
 func (c *cache) learn(sql string, class Classification) {
 	if len(sql) <= cacheMaxText {
-		c.slot(sql).Store(&cached{strings.Clone(sql), class})
+		c.slot(sql).Store(&cached{strings.Clone(sql), class, commentHint(sql)})
 	}
 }
 

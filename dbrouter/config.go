@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -16,6 +17,7 @@ const (
 	defaultCheckInterval = 500 * time.Millisecond
 	defaultWaitLimit     = 100 * time.Millisecond
 	defaultMaxConns      = 64
+	defaultBufferMax     = 1000
 	maxNodes             = 64
 	// connectLimit bounds a connection's making if the node's Timeout does not.
 	connectLimit = 5 * time.Second
@@ -35,6 +37,10 @@ const (
 	Eventual
 	// PrimaryOnly: replicas are not used.
 	PrimaryOnly
+	// PerSession: a read sees every write of its [Session], and costs nothing
+	// but a wait if no replica is known to have them. A read without a Session
+	// of its own sees every write that was made through this Router.
+	PerSession
 )
 
 func (c Consistency) String() string {
@@ -45,6 +51,8 @@ func (c Consistency) String() string {
 		return "eventual"
 	case PrimaryOnly:
 		return "primary only"
+	case PerSession:
+		return "per session"
 	}
 	return fmt.Sprintf("Consistency(%d)", int(c))
 }
@@ -63,9 +71,23 @@ type Config struct {
 	MaxLag time.Duration
 	// CheckInterval is the time between two looks at a node. Zero means 500 ms.
 	CheckInterval time.Duration
-	// WaitLimit is how long a read under Global waits for its replica to catch
-	// up before it goes to the primary. Zero means 100 ms.
+	// WaitLimit is how long a read waits for its replica to catch up before it
+	// goes to the primary. Zero means 100 ms.
 	WaitLimit time.Duration
+	// BufferWait is how long a statement for the primary, or the beginning of a
+	// transaction, is held back while there is no primary, or the one there was
+	// has become read-only or cannot be reached. It goes on once a look at a node
+	// has found it writable. Zero means that it fails at once; one minute is the
+	// most.
+	BufferWait time.Duration
+	// BufferMax is how many statements are held back at a time; more fail at
+	// once. Zero means 1000.
+	BufferMax int
+	// TokenKeys sign the tokens of a [Session], and check them: the first signs,
+	// all are accepted, so that a key can be replaced. Each has 16 bytes at least.
+	// Routers with a key in common accept each other's tokens. Nil means a random
+	// key of this Router's own.
+	TokenKeys [][]byte
 	// OnStatement, if not nil, is called after each statement with the context
 	// of the caller. It must not block, and may be called concurrently.
 	OnStatement func(context.Context, Statement)
@@ -87,9 +109,13 @@ type Node struct {
 	Config *mysql.Config
 	// MaxConns bounds the connections for statements. Zero means 64. A statement
 	// that finds all in use waits for one until its context ends. A sql.Conn
-	// that is checked out keeps the last one of each role. The router has one
-	// more connection per node for its checks, and one to the primary for Global.
+	// that is checked out keeps the last one of each role. The router has up
+	// to three more connections per node, for what it asks itself.
 	MaxConns int
+	// Statements is how many statements each connection keeps prepared, so that
+	// arguments cost one round trip rather than two. Zero means 32, less than zero
+	// none. It does not matter with the driver's InterpolateParams.
+	Statements int
 }
 
 // check fills in the defaults and copies what it keeps.
@@ -102,8 +128,8 @@ func (c Config) check() (Config, error) {
 		bad("Config.Nodes has %d nodes, want 1 to %d", len(c.Nodes), maxNodes)
 		return c, errors.Join(errs...)
 	}
-	if c.Consistency < Global || c.Consistency > PrimaryOnly {
-		bad("Config.Consistency is %d, want Global, Eventual or PrimaryOnly", int(c.Consistency))
+	if c.Consistency < Global || c.Consistency > PerSession {
+		bad("Config.Consistency is %d, want Global, Eventual, PrimaryOnly or PerSession", int(c.Consistency))
 	}
 	for _, d := range []struct {
 		name     string
@@ -122,9 +148,24 @@ func (c Config) check() (Config, error) {
 			bad("Config.%s is %v, want %v to 1h", d.name, *d.value, d.least)
 		}
 	}
+	if c.BufferWait < 0 || c.BufferWait > time.Minute {
+		bad("Config.BufferWait is %v, want 0 to 1m", c.BufferWait)
+	}
+	if c.BufferMax == 0 {
+		c.BufferMax = defaultBufferMax
+	}
+	if c.BufferMax < 0 || c.BufferMax > 1<<20 {
+		bad("Config.BufferMax is %d, want 0 to 1048576", c.BufferMax)
+		c.BufferMax = 0
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	keys, err := tokenKeys(c.TokenKeys)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	c.TokenKeys = keys
 	nodes := make([]Node, len(c.Nodes))
 	names := make(map[string]bool)
 	addrs := make(map[string]bool)
@@ -157,6 +198,12 @@ func (n Node) check() (Node, error) {
 	if n.MaxConns == 0 {
 		n.MaxConns = defaultMaxConns
 	}
+	if n.Statements > 1<<14 {
+		return n, fmt.Errorf("field Statements is %d, want 16384 at most", n.Statements)
+	}
+	if n.Statements == 0 {
+		n.Statements = defaultStatements
+	}
 	conf := n.Config.Clone()
 	if conf.Net == "" {
 		conf.Net = "tcp"
@@ -175,7 +222,6 @@ func (n Node) check() (Node, error) {
 			return n, fmt.Errorf("Config.Net is %q, want tcp, tcp4, tcp6 or unix, or a DialFunc", conf.Net)
 		}
 	}
-	conf.DialFunc = rememberDial(conf.DialFunc)
 	// NewConnector checks and completes its own copy; the address shown is the
 	// completed one.
 	if conf.Addr == "" {
@@ -189,28 +235,30 @@ func (n Node) check() (Node, error) {
 	if n.Name == "" {
 		n.Name = conf.Addr
 	}
+	if conf.Net == "tcp" {
+		conf.Addr = withPort(conf.Addr)
+	}
 	n.Config = conf
 	if _, err := mysql.NewConnector(conf); err != nil {
 		return n, fmt.Errorf("Config: %w", err)
 	}
+	own, err := ownTLS(conf)
+	if err != nil {
+		return n, fmt.Errorf("Config: %w", err)
+	}
+	conf.DialFunc = trackedDial(conf.DialFunc, conf.Net, own)
+	if own != nil {
+		// The driver must not encrypt a second time, and take the connection for
+		// one that is safe for a password.
+		conf.TLS, conf.TLSConfig, conf.Net = nil, "", "unix"
+	}
 	return n, nil
 }
 
-// dialKey is the context key under which rememberDial leaves the connection.
-type dialKey struct{}
-
-// rememberDial tells the one who connects which network connection was made, so
-// that Close can cut it under a statement that runs: a driver's connection may
-// not be closed while another goroutine uses it.
-func rememberDial(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
+// withPort completes an address the way the driver does.
+func withPort(addr string) string {
+	if _, _, err := net.SplitHostPort(addr); err == nil {
+		return addr
 	}
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		nc, err := dial(ctx, network, addr)
-		if into, ok := ctx.Value(dialKey{}).(*net.Conn); ok && err == nil {
-			*into = nc
-		}
-		return nc, err
-	}
+	return net.JoinHostPort(strings.Trim(addr, "[]"), "3306")
 }

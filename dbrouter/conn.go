@@ -3,7 +3,6 @@ package dbrouter
 import (
 	"context"
 	"database/sql/driver"
-	"time"
 )
 
 // conn is the logical connection that database/sql holds. It borrows a server
@@ -134,9 +133,10 @@ func (c *conn) query(ctx context.Context, query string, args []driver.NamedValue
 
 func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (driver.Result, error) {
 	var result driver.Result
-	k := &call{ctx: ctx, sql: query, class: c.r.cache.classify(query), begun: time.Now()}
+	k := c.r.call(ctx, query)
 	k.do = func(p *physical) (err error) {
 		result, err = execOn(ctx, p, query, args, prepare)
+		c.r.written(ctx, p, err == nil && k.class.Kind >= Write && c.tx == nil)
 		return err
 	}
 	err := final(c.route(k))
@@ -148,8 +148,9 @@ func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue,
 }
 
 func (c *conn) queryRows(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (*rows, error) {
-	k := &call{ctx: ctx, sql: query, class: c.r.cache.classify(query), begun: time.Now(), args: args, prepare: prepare}
-	out := &rows{c: c}
+	k := c.r.call(ctx, query)
+	k.args, k.prepare = args, prepare
+	out := &rows{c: c, ctx: ctx, writes: k.class.Kind >= Write && c.tx == nil}
 	k.do = func(p *physical) (err error) {
 		out.Rows, out.stmt, err = queryOn(ctx, p, query, args, prepare)
 		out.p = p

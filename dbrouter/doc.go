@@ -17,9 +17,15 @@
 //   - [Router] is all that most programs need. Its DB does the routing;
 //     [Router.Status], [Config.OnStatement] and [Config.OnStateChange] show it.
 //   - [Consistency] says what a read on a replica is certain to see. [Global],
-//     the default, is exact. [Eventual] is a little faster and may be stale;
-//     [WithPrimary] is its exception for single statements.
-//   - [Classify] is the decision by itself, pure, for tests and tools.
+//     the default, sees everything, whoever wrote it. [PerSession] sees all that
+//     its [Session] has written, and asks nobody. [Eventual] may be stale.
+//     [WithPrimary] and [WithReplica] are exceptions for single statements.
+//   - [Session] is one user's writes. Its [Session.Token] takes them to another
+//     process; [Router.Middleware] does so in a cookie.
+//   - [Router.Tx] does a transaction, again if the server has rolled it back.
+//     [OutcomeOf] says what has become of a statement that failed.
+//   - [Classify] is the decision by itself, pure, for tests and tools;
+//     [Router.Explain] says where it leads to now.
 //
 // # What goes where
 //
@@ -60,13 +66,43 @@
 // driver.ErrBadConn, on which database/sql would do it again. A caller's
 // cancellation is never a sign about a node.
 //
+// With [Config.BufferWait] a statement for the primary, or the beginning of a
+// transaction, is held back while there is no primary, instead of failing.
+//
+// # What each consistency promises
+//
+//   - Global: every write acknowledged before the read, by whatever client.
+//   - PerSession: every write of the read's Session; without one, every write
+//     made through the Router.
+//   - Eventual: what the replica has, at most about MaxLag old by its account.
+//     With a Session in the context, all that one's writes.
+//   - PrimaryOnly: what the primary has. After a switchover that may be the
+//     former primary, until the next look at it.
+//
+// # What PerSession costs and what it rests on
+//
+// The server reports the GTID of each write with its answer: the router asks for
+// that in the handshake and reads the reports along, below the driver, so that a
+// write has no further round trip. With TLS it therefore does TLS in the driver's
+// place, as strictly; with tls=preferred, with TLS set in BeforeConnect, with
+// compression, and with a server that does not report, the primary is asked for
+// its position after a write of a Session. A session that cannot know all of its
+// writes asks before its next read, as under Global.
+//
+// A read goes to a replica that is known to have its writes, or else waits for
+// one, for WaitLimit at most; all reads that wait for a replica share one
+// question to it. Then the primary does the read, once it is known to have the
+// writes too: it may be a former primary, or a new one that never got them. In
+// the latter case an acknowledged write was lost, and the read fails with
+// [ErrWriteLost], once for each session.
+//
 // # What Global costs and what it rests on
 //
 // Before a read the primary is asked for its GTID position, and the replica's
 // connection waits until that is applied, for WaitLimit at most; then the
 // primary does the read. The question is one small round trip; all reads that
-// arrive before it is sent share it. The wait costs nothing if that connection
-// has seen the position before.
+// arrive before it is sent share it. The wait costs nothing if the replica is
+// known to have the position.
 //
 // It is exact as long as no more than one node is writable at a time, all writes
 // get a GTID and are replicated (no sql_log_bin=0, no filters), and a replica
@@ -84,9 +120,10 @@
 // read the state of replication (SLAVE MONITOR on MariaDB, REPLICATION CLIENT on
 // MySQL) can still be used with Global.
 //
-// A prepared statement is prepared at each execution, so that its mistakes show
-// then. Connections are made to the networks tcp and unix, or by a DialFunc.
-// Statements in character sets other than UTF-8 go to the primary. There is no
-// buffering of writes during a failover, no retry of transactions, no sharding,
-// and no support for Galera or Group Replication beyond following read_only.
+// A prepared statement is prepared at its execution, so that its mistakes show
+// then, and kept by its connection. Connections are made to the networks tcp and unix, or by a DialFunc.
+// Statements in character sets other than UTF-8 go to the primary. An account
+// with sha256_password, which MySQL has replaced by caching_sha2_password, cannot
+// log in over the router's TLS. There is no sharding, and no support for Galera
+// or Group Replication beyond following read_only.
 package dbrouter

@@ -16,6 +16,10 @@ var (
 	// ErrNoNode is wrapped by the error of a read that no node can serve: no
 	// replica will do, and no primary is known.
 	ErrNoNode = errors.New("dbrouter: no node can serve the read")
+	// ErrWriteLost is wrapped by the error of a read whose [Session] has a write
+	// that the primary does not have: an acknowledged write was lost in a
+	// failover, or the primary is not of the history that the session knows.
+	ErrWriteLost = errors.New("dbrouter: an acknowledged write is not on the primary")
 	// ErrClosed is wrapped by the error of everything done after Close.
 	ErrClosed = errors.New("dbrouter: the router is closed")
 )
@@ -40,6 +44,7 @@ const (
 	errParse              = 1064
 	errNoPrivilege        = 1227
 	errReadOnlyServer     = 1290
+	errTooManyPrepared    = 1461
 	errReadOnlyTx         = 1792
 	errReadOnlyMode       = 1836
 	errKilled             = 1927
@@ -62,6 +67,13 @@ func refused(err error) bool {
 		return true
 	}
 	return false
+}
+
+// demoted says that a server refused a statement because it is not the primary
+// any more.
+func demoted(err error) bool {
+	n := serverError(err)
+	return n == errReadOnlyServer || n == errReadOnlyMode
 }
 
 // lost says that an error is about the connection or the node, so that a read

@@ -124,6 +124,13 @@ func (m *monitor) publish(n *node, v view) {
 		m.react(n, old.statuses[i], next.statuses[i])
 	}
 	m.logPrimary(old, next)
+	if next.primary == nil && old.primary != nil {
+		for _, other := range m.nodes {
+			if other != n {
+				other.lookNow() // one of them may be the successor
+			}
+		}
+	}
 	close(old.changed)
 }
 

@@ -130,6 +130,7 @@ type node struct {
 	name  string
 	addr  string
 	pool  *pool
+	waits *waits
 	check chan struct{} // asks for a look at the node now; one may wait
 }
 

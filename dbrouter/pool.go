@@ -5,7 +5,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
@@ -20,12 +19,15 @@ const idleLimit = time.Minute
 type physical struct {
 	pool *pool
 	conn driver.Conn
-	raw  net.Conn
+	// track has the reports of the server; nil if it makes none.
+	track    *tracker
+	prepared prepared
 	// readOnly: the session refuses writes with error 1792.
 	readOnly bool
 	// generation is the pool's at the time of connecting. The role of the node
 	// has changed if they differ.
 	generation uint64
+	since      time.Time // when it was connected
 	idleSince  time.Time
 	// applied is a position that this server is known to have applied. It is
 	// kept per connection because none outlives its server: the next server at
@@ -41,8 +43,9 @@ func (p *physical) valid() bool {
 // pool holds the connections to one node. It is safe for concurrent use.
 type pool struct {
 	node  *node
-	open  func(context.Context) (driver.Conn, net.Conn, error)
+	open  func(context.Context) (driver.Conn, *tracker, error)
 	slots chan struct{} // one for each connection in use
+	stmts int           // kept prepared per connection
 	done  <-chan struct{}
 
 	mu         sync.Mutex // guards what follows
@@ -52,26 +55,29 @@ type pool struct {
 	closed     bool
 }
 
-func newPool(n *node, conf *mysql.Config, max int, done <-chan struct{}) (*pool, error) {
+func newPool(n *node, conf *mysql.Config, max, stmts int, done <-chan struct{}) (*pool, error) {
 	connector, err := mysql.NewConnector(conf)
 	if err != nil {
 		return nil, fmt.Errorf("dbrouter: node %s: %w", n.name, err)
 	}
 	limit := conf.Timeout
-	open := func(ctx context.Context) (driver.Conn, net.Conn, error) {
+	open := func(ctx context.Context) (driver.Conn, *tracker, error) {
 		// The driver's Timeout covers the dialing only; a server may also fall
 		// silent in the handshake.
 		bounded, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		var raw net.Conn
-		conn, err := connector.Connect(context.WithValue(bounded, dialKey{}, &raw))
+		var track *tracker
+		conn, err := connector.Connect(context.WithValue(bounded, dialKey{}, &track))
+		if err != nil && track != nil && track.err != nil {
+			err = track.err // the driver tells only that it failed
+		}
 		if err != nil && bounded.Err() != nil && ctx.Err() == nil {
 			// Not wrapped: it is not the caller's deadline.
 			err = fmt.Errorf("no connection within %v: %v", limit, err)
 		}
-		return conn, raw, err
+		return conn, track, err
 	}
-	return &pool{node: n, open: open, slots: make(chan struct{}, max), done: done, all: make(map[*physical]struct{})}, nil
+	return &pool{node: n, open: open, slots: make(chan struct{}, max), stmts: stmts, done: done, all: make(map[*physical]struct{})}, nil
 }
 
 // errPoolBusy is what acquire returns if it may not wait and would have to.
@@ -146,11 +152,12 @@ func (l *pool) connect(ctx context.Context, readOnly bool) (*physical, error) {
 	if closed {
 		return nil, ErrClosed
 	}
-	conn, raw, err := l.open(ctx)
+	conn, track, err := l.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p := &physical{pool: l, conn: conn, raw: raw, readOnly: readOnly, generation: generation}
+	p := &physical{pool: l, conn: conn, track: track, readOnly: readOnly, generation: generation, since: time.Now(),
+		prepared: prepared{max: l.stmts}}
 	// From here on Close can cut it.
 	l.mu.Lock()
 	if closed = l.closed; !closed {
@@ -168,8 +175,37 @@ func (l *pool) connect(ctx context.Context, readOnly bool) (*physical, error) {
 			l.drop(p)
 			return nil, err
 		}
+		return p, nil
+	}
+	if err := p.trackWrites(ctx); err != nil {
+		l.drop(p)
+		return nil, err
 	}
 	return p, nil
+}
+
+// trackWrites has the server report the GTID of each write. One that cannot is
+// asked instead.
+func (p *physical) trackWrites(ctx context.Context) error {
+	if p.track == nil || !p.track.on {
+		return nil
+	}
+	err := exec(ctx, p.conn, p.track.request())
+	if serverError(err) != 0 {
+		p.track.on, err = false, nil
+	}
+	p.track.follow.take()
+	return err
+}
+
+// wrote returns the GTIDs of what was written since the last call, and whether
+// they are known to be all.
+func (p *physical) wrote() (gtids position, sure bool) {
+	if p.track == nil || !p.track.on {
+		return position{}, false
+	}
+	text, sure := p.track.follow.take()
+	return position{dialect: p.track.follow.dialect, text: text}, sure
 }
 
 // release gives a connection back. It is closed if it is broken or if the role
@@ -259,8 +295,8 @@ func (l *pool) close() {
 		delete(l.all, p)
 	}
 	for p := range l.all {
-		if p.raw != nil {
-			p.raw.Close()
+		if p.track != nil {
+			p.track.Close()
 		}
 	}
 	l.mu.Unlock()

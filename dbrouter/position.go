@@ -116,20 +116,3 @@ func question(ctx context.Context, l *link, s *snapshot) (position, error) {
 	clean, err := cleanPosition(answer[1])
 	return position{dialect: s.dialect, text: clean}, err
 }
-
-// catchUp makes sure that the server of p has applied the position, and waits
-// for it up to the limit. It says whether it has.
-func catchUp(ctx context.Context, p *physical, want position, limit time.Duration) (bool, error) {
-	if want.text == "" || p.applied == want.text {
-		return true, nil // nothing was ever written, or this is no news
-	}
-	if want.dialect == mariaDB && covers(p.applied, want.text) {
-		return true, nil
-	}
-	answer, err := askOne(ctx, p.conn, want.dialect.wait(want.text, limit), 1)
-	if err != nil || answer[0] != "0" {
-		return false, err
-	}
-	p.applied = want.text
-	return true, nil
-}

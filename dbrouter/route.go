@@ -42,7 +42,7 @@ func (c *conn) route(k *call) error {
 		return err
 	case k.class.Kind != Read:
 		return c.onPrimary(k, k.class.Reason)
-	case wantsPrimary(k.ctx):
+	case k.hint.kind == hintPrimary:
 		return c.onPrimary(k, "WithPrimary")
 	case c.r.conf.Consistency == PrimaryOnly:
 		return c.onPrimary(k, "replicas are not used")
@@ -81,6 +81,12 @@ func (c *conn) onPrimary(k *call, reason string) error {
 	for try := 1; ; try++ {
 		s := c.r.monitor.now.Load()
 		if s.primary == nil {
+			if c.r.hold(k, s) {
+				continue
+			}
+			if err := k.ctx.Err(); err != nil {
+				return err
+			}
 			if k.class.Kind == Read {
 				return fmt.Errorf("%w: %w", ErrNoNode, s.noPrimary())
 			}
@@ -88,10 +94,19 @@ func (c *conn) onPrimary(k *call, reason string) error {
 		}
 		p, err := c.take(k.ctx, s.primary, false, try == writeTries)
 		if err != nil {
+			if _, ok := errors.AsType[*NodeError](err); ok && c.r.hold(k, s) {
+				try = 0
+				continue
+			}
 			return err
 		}
 		err = k.run(p, reason)
 		c.notice(p, err)
+		if k.class.Kind != Pin && !c.pinned && demoted(err) && c.r.hold(k, s) {
+			c.settle(p, err)
+			try = 0
+			continue
+		}
 		if k.class.Kind == Pin && !errors.Is(err, driver.ErrBadConn) {
 			c.pinned = true // also after an error: part of it may have been done
 		}
@@ -117,7 +132,7 @@ func (c *conn) notice(p *physical, err error) {
 // otherwise on the primary.
 func (c *conn) read(k *call) error {
 	var tried uint64 // bit set of node indexes; there are 64 nodes at most
-	want, reason, err := c.r.freshness(k.ctx)
+	want, reason, err := c.r.freshness(k.ctx, k.hint)
 	if err != nil {
 		return err
 	}
@@ -125,18 +140,18 @@ func (c *conn) read(k *call) error {
 		return c.onPrimary(k, reason)
 	}
 	for {
-		n := choose(c.r.monitor.now.Load().replicas, tried, c.replica)
+		n := choose(c.r.monitor.now.Load().within(k.hint), tried, c.replica, want.position)
 		if n == nil {
-			return c.onPrimary(k, "no usable replica")
+			return c.readOnPrimary(k, "no usable replica", want)
 		}
 		tried |= 1 << n.index
-		p, reason, err := c.fresh(k.ctx, n, want)
+		p, reason, err := c.fresh(k.ctx, n, want.position)
 		if err != nil {
 			return err
 		}
 		if reason != "" {
 			if reason == tooFarBehind || reason == replicaBusy {
-				return c.onPrimary(k, reason)
+				return c.readOnPrimary(k, reason, want)
 			}
 			k.tries++
 			continue
@@ -150,7 +165,7 @@ func (c *conn) read(k *call) error {
 			// happened yet.
 			c.settle(p, err)
 			c.r.distrust(k.sql)
-			return c.onPrimary(k, refusedByNet)
+			return c.readOnPrimary(k, refusedByNet, want)
 		case lost(k.ctx, p, err):
 			n.lookNow()
 			c.drop(p)
@@ -159,6 +174,15 @@ func (c *conn) read(k *call) error {
 			return err
 		}
 	}
+}
+
+// readOnPrimary does a read on the primary, once that is known to have what the
+// read must see.
+func (c *conn) readOnPrimary(k *call, reason string, want wanted) error {
+	if err := c.r.confirm(k.ctx, want); err != nil {
+		return err
+	}
+	return c.onPrimary(k, reason)
 }
 
 // distrust remembers that a statement only looks like a read.
@@ -188,18 +212,15 @@ func (c *conn) fresh(ctx context.Context, n *node, want position) (*physical, st
 	case err != nil:
 		return nil, unreachable, nil
 	}
-	if ok, _ := catchUp(ctx, p, want, c.r.conf.WaitLimit); ok {
-		return p, "", nil
-	}
-	broken := !p.valid()
-	if broken {
-		c.drop(p)
-	}
+	ok, err := n.waits.wait(ctx, p, want, c.r.conf.WaitLimit, c.r.done)
 	switch {
+	case ok:
+		return p, "", nil
 	case ctx.Err() != nil:
 		return nil, "", ctx.Err()
-	case broken:
-		n.lookNow()
+	case errors.Is(err, ErrClosed):
+		return nil, "", err
+	case err != nil:
 		return nil, unreachable, nil
 	}
 	return nil, tooFarBehind, nil
@@ -209,31 +230,91 @@ func (c *conn) fresh(ctx context.Context, n *node, want position) (*physical, st
 // but the first, the monitor has looked at the nodes anew.
 const positionTries = 3
 
-// freshness asks what a replica must have applied to serve a read that begins
-// now. It gives a reason if the read has to be done on the primary.
+// wanted is what a read must see.
+type wanted struct {
+	position
+	// proved: the primary itself has told it, since the read began.
+	proved bool
+	// session is whose it is, if it is not proved, and changes its count.
+	session *Session
+	changes uint64
+}
+
+// freshness finds out what a replica must have applied to serve a read that
+// begins now. It gives a reason if the read has to be done on the primary.
+func (r *Router) freshness(ctx context.Context, h hint) (wanted, string, error) {
+	if len(r.nodes) == 1 || h.kind == hintReplica {
+		return wanted{}, "", nil
+	}
+	own := r.session(ctx)
+	if r.conf.Consistency != Global {
+		if own == nil {
+			return wanted{}, "", nil
+		}
+		at, sure, changes := own.read()
+		s := r.monitor.now.Load()
+		if sure && (at.text == "" || s.primary == nil || s.dialect == at.dialect) {
+			return wanted{position: at, session: own, changes: changes}, "", nil
+		}
+		want, reason, err := r.primaryPosition(ctx)
+		if err == nil && reason == "" {
+			own.settle(want.position, changes)
+		}
+		return want, reason, err
+	}
+	return r.primaryPosition(ctx)
+}
+
+// primaryPosition asks the primary for all that it has written.
 //
 // The answer proves that the primary was the primary when the read began, so it
 // is needed even if the primary is going to do the read: a node that was
 // demoted since the last look would not see the writes to its successor.
-func (r *Router) freshness(ctx context.Context) (position, string, error) {
-	if r.conf.Consistency != Global || len(r.nodes) == 1 {
-		return position{}, "", nil
-	}
+func (r *Router) primaryPosition(ctx context.Context) (wanted, string, error) {
 	for try := 1; ; try++ {
 		s := r.monitor.now.Load()
 		want, err := r.positions.ask(ctx, r.done)
 		switch {
 		case err == nil:
-			return want, "", nil
+			return wanted{position: want, proved: true}, "", nil
 		case errors.Is(err, errNoProof):
-			return position{}, "the primary records no GTIDs", nil
+			return wanted{}, "the primary records no GTIDs", nil
 		case errors.Is(err, ErrNoPrimary):
-			return position{}, "", fmt.Errorf("%w: %w", ErrNoNode, err)
+			return wanted{}, "", fmt.Errorf("%w: %w", ErrNoNode, err)
 		case ctx.Err() != nil || errors.Is(err, ErrClosed) || try == positionTries:
-			return position{}, "", err
+			return wanted{}, "", err
 		}
 		if err := r.newerThan(ctx, s); err != nil {
-			return position{}, "", err
+			return wanted{}, "", err
+		}
+	}
+}
+
+// confirm makes sure that the primary has what a read must see before it does
+// the read. What is taken for the primary may have a successor, with the write,
+// since the last look; or be a successor that never got it.
+func (r *Router) confirm(ctx context.Context, want wanted) error {
+	if want.proved || want.text == "" {
+		return nil
+	}
+	for try := 1; ; try++ {
+		s := r.monitor.now.Load()
+		have, reason, err := r.primaryPosition(ctx)
+		if err != nil || reason != "" {
+			return err
+		}
+		if have.dialect == want.dialect && holds(want.dialect, have.text, want.text, false) {
+			return nil
+		}
+		if try == positionTries {
+			want.session.settle(have.position, want.changes) // it is told once
+			return fmt.Errorf("%w: want %s", ErrWriteLost, want.text)
+		}
+		for _, n := range r.nodes {
+			n.lookNow()
+		}
+		if err := r.newerThan(ctx, s); err != nil {
+			return err
 		}
 	}
 }
@@ -255,20 +336,30 @@ func (r *Router) newerThan(ctx context.Context, s *snapshot) error {
 	}
 }
 
-// choose picks a replica that was not tried yet: the one that the session has a
+// choose picks a replica that was not tried yet: one that is known to have the
+// wanted position, if there is any; of those the one that the session has a
 // connection to, or else the less busy of two.
-func choose(replicas []*node, tried uint64, kept *physical) *node {
+func choose(replicas []*node, tried uint64, kept *physical, want position) *node {
 	var left [maxNodes]*node
-	n := 0
+	n, known := 0, false
 	for _, r := range replicas {
 		if tried&(1<<r.index) != 0 {
 			continue
 		}
-		if kept != nil && kept.pool == r.pool {
-			return r
+		has := want.text != "" && len(replicas) > 1 && r.waits.mayHave(want)
+		if known && !has {
+			continue
+		}
+		if has && !known {
+			n, known = 0, true
 		}
 		left[n] = r
 		n++
+	}
+	for _, r := range left[:n] {
+		if kept != nil && kept.pool == r.pool {
+			return r
+		}
 	}
 	switch n {
 	case 0:

@@ -20,6 +20,9 @@ type Router struct {
 	nodes     []*node
 	monitor   *monitor
 	positions *positions
+	shared    *Session      // what has been written through the Router
+	keys      [][]byte      // of tokens; the first signs
+	held      chan struct{} // one for each statement held back
 	cache     *cache
 	db        *sql.DB
 
@@ -43,22 +46,25 @@ func New(c Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Router{conf: c, cache: newCache(), done: make(chan struct{})}
+	r := &Router{conf: c, keys: c.TokenKeys, held: make(chan struct{}, c.BufferMax), cache: newCache(), done: make(chan struct{})}
 	for i, conf := range c.Nodes {
 		n := &node{index: i, name: conf.Name, addr: conf.Config.Addr, check: make(chan struct{}, 1)}
-		if n.pool, err = newPool(n, conf.Config, conf.MaxConns, r.done); err != nil {
+		if n.pool, err = newPool(n, conf.Config, conf.MaxConns, conf.Statements, r.done); err != nil {
 			return nil, err
 		}
+		n.waits = newWaits(n)
 		r.nodes = append(r.nodes, n)
 	}
 	r.monitor = newMonitor(c, r.nodes)
 	r.positions = &positions{m: r.monitor, wake: make(chan struct{}, 1)}
+	r.shared = &Session{r: r}
 	r.db = sql.OpenDB(connector{r})
 	r.db.SetMaxIdleConns(idleLogical)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	for _, n := range r.nodes {
 		r.loops.Go(func() { r.monitor.watch(ctx, n) })
+		r.loops.Go(func() { n.waits.run(ctx, c.WaitLimit) })
 	}
 	r.loops.Go(func() { r.positions.run(ctx) })
 	return r, nil

@@ -1,6 +1,7 @@
 package dbrouter
 
 import (
+	"context"
 	"database/sql/driver"
 	"errors"
 	"io"
@@ -16,6 +17,10 @@ type rows struct {
 	p    *physical
 	stmt driver.Stmt // closed after the rows, nil if none
 	owns bool        // the connection is the rows' own
+	// ctx is that of the query, and writes says that it may write: what it has
+	// written is known at the end of the rows.
+	ctx    context.Context
+	writes bool
 	// read is the query if it is a read by itself, nil in a transaction.
 	read *call
 	// again is read as long as the caller has seen no row.
@@ -78,6 +83,7 @@ func (r *rows) Close() error {
 	if r.stmt != nil {
 		r.stmt.Close()
 	}
+	r.c.r.written(r.ctx, p, r.writes)
 	r.p, r.stmt, r.read, r.again = nil, nil, nil, nil
 	switch {
 	case !r.owns:

@@ -13,7 +13,12 @@ import (
 )
 
 // cluster starts real MariaDB servers, or skips the test.
-func cluster(t *testing.T, replicas int) *mariadb.Cluster {
+func cluster(t testing.TB, replicas int) *mariadb.Cluster {
+	t.Helper()
+	return clusterWith(t, mariadb.Config{Replicas: replicas})
+}
+
+func clusterWith(t testing.TB, conf mariadb.Config) *mariadb.Cluster {
 	t.Helper()
 	if err := mariadb.Available(); err != nil {
 		if os.Getenv("PALISADE_REQUIRE_ALL") == "1" {
@@ -23,7 +28,7 @@ func cluster(t *testing.T, replicas int) *mariadb.Cluster {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c, err := mariadb.Start(ctx, mariadb.Config{Replicas: replicas})
+	c, err := mariadb.Start(ctx, conf)
 	if err != nil {
 		t.Fatal(err)
 	}

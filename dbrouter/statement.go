@@ -3,6 +3,7 @@ package dbrouter
 import (
 	"context"
 	"database/sql/driver"
+	"strings"
 	"time"
 )
 
@@ -28,22 +29,12 @@ type Statement struct {
 	Retried bool
 }
 
-// primaryKey is the context key of WithPrimary.
-type primaryKey struct{}
-
-// WithPrimary returns a context whose statements all go to the primary. One use
-// is Eventual with a read that has to see the caller's own write.
-func WithPrimary(ctx context.Context) context.Context {
-	return context.WithValue(ctx, primaryKey{}, true)
-}
-
-func wantsPrimary(ctx context.Context) bool { return ctx.Value(primaryKey{}) != nil }
-
 // call is one statement on its way.
 type call struct {
 	ctx   context.Context
 	sql   string
 	class Classification
+	hint  hint
 	begun time.Time
 	report
 
@@ -53,6 +44,12 @@ type call struct {
 
 	// do runs the statement on a connection.
 	do func(*physical) error
+}
+
+// call returns a statement that was classified.
+func (r *Router) call(ctx context.Context, sql string) *call {
+	class, comment := r.cache.classify(sql)
+	return &call{ctx: ctx, sql: sql, class: class, hint: hinted(ctx, comment), begun: time.Now()}
 }
 
 // report is what will be told about a call.
@@ -72,7 +69,24 @@ func (k *call) run(p *physical, reason string) error {
 	}
 	k.retried = k.tries > 0
 	k.tries++
-	return k.do(p)
+	err := k.do(p)
+	if k.class.Kind == Pin {
+		p.prepared.stale = true
+	}
+	if k.class.Kind == Pin && p.track != nil && mentions(k.sql, "session_track") {
+		p.track.follow.lost = true // it may have ended the reports
+	}
+	return err
+}
+
+// mentions says whether a statement has a word in it, in lower or upper case.
+func mentions(sql, word string) bool {
+	for i := range len(sql) - len(word) + 1 {
+		if strings.EqualFold(sql[i:i+len(word)], word) {
+			return true
+		}
+	}
+	return false
 }
 
 // tell calls OnStatement.

@@ -7,7 +7,7 @@ import (
 )
 
 // stmt is the text of a prepared statement. It is prepared on the connection of
-// each execution.
+// its execution, which keeps it.
 type stmt struct {
 	c   *conn
 	sql string
@@ -62,12 +62,17 @@ func execOn(ctx context.Context, p *physical, query string, args []driver.NamedV
 			return result, err
 		}
 	}
-	s, err := prepareOn(ctx, p, query)
+	s, kept, err := prepareOn(ctx, p, query)
 	if err != nil {
 		return nil, err
 	}
-	defer s.Close()
 	result, err := s.(driver.StmtExecContext).ExecContext(ctx, args)
+	switch {
+	case !kept:
+		s.Close()
+	case err != nil:
+		p.prepared.forget(query) // whatever it was, it was not worth keeping
+	}
 	return result, err
 }
 
@@ -83,32 +88,47 @@ func queryOn(ctx context.Context, p *physical, query string, args []driver.Named
 			return rows, nil, err
 		}
 	}
-	s, err := prepareOn(ctx, p, query)
+	s, kept, err := prepareOn(ctx, p, query)
 	if err != nil {
 		return nil, nil, err
 	}
 	rows, err := s.(driver.StmtQueryContext).QueryContext(ctx, args)
-	if err != nil {
+	switch {
+	case err != nil && kept:
+		p.prepared.forget(query)
+		return nil, nil, err
+	case err != nil:
 		s.Close()
 		return nil, nil, err
+	case kept:
+		return rows, nil, nil
 	}
 	return rows, s, nil
 }
 
-func prepareOn(ctx context.Context, p *physical, query string) (driver.Stmt, error) {
+// prepareOn returns a prepared statement, and whether the connection keeps it;
+// else it is the caller's to close.
+func prepareOn(ctx context.Context, p *physical, query string) (s driver.Stmt, kept bool, err error) {
+	if s := p.prepared.find(query); s != nil {
+		return s, true, nil
+	}
 	c, ok := p.conn.(driver.ConnPrepareContext)
 	if !ok {
-		return nil, errNoText
+		return nil, false, errNoText
 	}
-	s, err := c.PrepareContext(ctx, query)
+	s, err = c.PrepareContext(ctx, query)
+	if serverError(err) == errTooManyPrepared && p.prepared.order.Len() > 0 {
+		p.prepared.clear()
+		s, err = c.PrepareContext(ctx, query)
+	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	_, execs := s.(driver.StmtExecContext)
 	_, queries := s.(driver.StmtQueryContext)
 	if !execs || !queries {
 		s.Close()
-		return nil, errNoText
+		return nil, false, errNoText
 	}
-	return s, nil
+	return s, p.prepared.add(query, s), nil
 }

@@ -120,3 +120,18 @@ type snapshot struct {
 	statuses []NodeStatus
 	changed  chan struct{} // closed when there is a newer one
 }
+
+// within returns the replicas that are fresh enough for the hint, by their own
+// account. Those there are have a lag of MaxLag at most.
+func (s *snapshot) within(h hint) []*node {
+	if h.kind != hintReplica || h.stale == 0 {
+		return s.replicas
+	}
+	var out []*node
+	for _, n := range s.replicas {
+		if st := s.statuses[n.index]; st.LagKnown && st.Lag <= h.stale {
+			out = append(out, n)
+		}
+	}
+	return out
+}

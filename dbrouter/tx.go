@@ -24,7 +24,7 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 		return nil, errors.New("dbrouter: a transaction has begun already")
 	}
 	t := &tx{c: c, ctx: ctx}
-	k := &call{ctx: ctx, sql: "BEGIN", class: Classification{Write, "transaction"}, begun: time.Now()}
+	k := &call{ctx: ctx, sql: "BEGIN", class: Classification{Write, "transaction"}, hint: hinted(ctx, noHint), begun: time.Now()}
 	if opts.ReadOnly {
 		k.class = Classification{Read, "read-only transaction"}
 	}
@@ -71,6 +71,7 @@ func (t *tx) end(name string, f func() error) error {
 	}
 	k := &call{ctx: t.ctx, sql: name, begun: time.Now(), do: func(*physical) error { return f() }}
 	err := k.run(p, t.reason)
+	c.r.written(t.ctx, p, err == nil && name == "COMMIT")
 	c.r.tell(k, err)
 	c.notice(p, err)
 	c.tx = nil

@@ -1,0 +1,186 @@
+package dbrouter
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/palisade-go/palisade/dbrouter/mysqltest"
+)
+
+func TestOutcomeOf(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want Outcome
+	}{
+		{nil, Committed},
+		{mysql.ErrInvalidConn, Unknown},
+		{context.Canceled, Unknown},
+		{errors.New("?"), Unknown},
+		{fmt.Errorf("x: %w", ErrNoPrimary), NotSent},
+		{ErrClosed, NotSent},
+		{&NodeError{Node: "a", Err: driver.ErrBadConn}, NotSent},
+		{&mysql.MySQLError{Number: 1062}, RolledBack},
+		{fmt.Errorf("x: %w", &mysql.MySQLError{Number: errReadOnlyServer}), RolledBack},
+		{&mysql.MySQLError{Number: errShutdown}, Unknown},
+		{&mysql.MySQLError{Number: errQueryKilled}, Unknown},
+	} {
+		if got := OutcomeOf(c.err); got != c.want {
+			t.Errorf("%v: %v, want %v", c.err, got, c.want)
+		}
+	}
+	for o := Unknown; o <= Committed; o++ {
+		text, _ := o.MarshalText()
+		var back Outcome
+		if err := back.UnmarshalText(text); err != nil || back != o {
+			t.Errorf("%s: %v, %v", text, back, err)
+		}
+	}
+}
+
+// TestTx: what a server rolled back is done again, what may be done is not.
+func TestTx(t *testing.T) {
+	p := newPair(t)
+	r, _ := open(t, p.config())
+	runs := 0
+	do := func(tx *sql.Tx) error {
+		runs++
+		_, err := tx.ExecContext(t.Context(), update)
+		return err
+	}
+	fault := func(sql string, f mysqltest.Fault) func() {
+		f.Match = match(sql)
+		return p.primary.Inject(f)
+	}
+	for _, number := range []uint16{errDeadlock, errLockTimeout, errChanged} {
+		runs = 0
+		before := p.data.n.Load()
+		remove := fault(update, mysqltest.Fault{Err: &mysqltest.Error{Code: number, State: "40001", Message: "again"}, Times: 2})
+		if err := r.Tx(t.Context(), nil, do); err != nil || runs != 3 || p.data.n.Load() != before+1 {
+			t.Errorf("%d: %v after %d runs, %d done", number, err, runs, p.data.n.Load()-before)
+		}
+		remove()
+	}
+	runs = 0
+	remove := fault(update, mysqltest.Fault{CutBefore: true, Times: 1})
+	if err := r.Tx(t.Context(), nil, do); err != nil || runs != 2 {
+		t.Errorf("lost before COMMIT: %v after %d runs", err, runs)
+	}
+	remove()
+	for _, f := range []mysqltest.Fault{{CutBefore: true}, {CutAfter: true}} {
+		runs = 0
+		remove = fault("COMMIT", f)
+		if err := r.Tx(t.Context(), nil, do); OutcomeOf(err) != Unknown || runs != 1 {
+			t.Errorf("lost COMMIT: %v after %d runs", err, runs)
+		}
+		remove()
+	}
+	runs = 0
+	mine := errors.New("mine")
+	if err := r.Tx(t.Context(), nil, func(*sql.Tx) error { runs++; return mine }); !errors.Is(err, mine) || runs != 1 {
+		t.Errorf("%v after %d runs", err, runs)
+	}
+	runs = 0
+	remove = fault(update, mysqltest.Fault{Err: &mysqltest.Error{Code: errDeadlock, Message: "always"}, Times: 1000})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if err := r.Tx(ctx, nil, do); serverError(err) != errDeadlock && !errors.Is(err, context.DeadlineExceeded) || runs == 0 {
+		t.Errorf("%v after %d runs", err, runs)
+	}
+	remove()
+	func() {
+		defer func() { recover() }()
+		r.Tx(t.Context(), nil, func(*sql.Tx) error { panic("test") })
+	}()
+	if n := len(r.nodes[0].pool.slots); n != 0 {
+		t.Errorf("%d connections were not given back", n)
+	}
+}
+
+// TestBuffer: an operator's switchover under load, without an error.
+func TestBuffer(t *testing.T) {
+	p := newPair(t)
+	c := p.config()
+	c.BufferWait = 10 * time.Second
+	r, _ := open(t, c)
+	upReplicas(t, r, 1)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				var err error
+				if i%2 == 0 {
+					_, err = r.DB().ExecContext(t.Context(), update)
+				} else {
+					err = r.Tx(t.Context(), nil, func(tx *sql.Tx) error {
+						_, err := tx.ExecContext(t.Context(), update)
+						return err
+					})
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	servers := []*mysqltest.Server{p.primary, p.replica}
+	for i := range 4 {
+		servers[i%2].SetReadOnly(true)
+		time.Sleep(60 * time.Millisecond) // there is no primary meanwhile
+		servers[1-i%2].SetReadOnly(false)
+		until(t, "the router follows", func() bool { return r.Status()[1-i%2].Role == Primary })
+	}
+	close(done)
+	wg.Wait()
+	if n := len(r.held); n != 0 {
+		t.Errorf("%d are still held back", n)
+	}
+}
+
+// TestBufferIsBounded in number and time, and by the caller.
+func TestBufferIsBounded(t *testing.T) {
+	p := newPair(t)
+	c := p.config()
+	c.BufferWait, c.BufferMax = time.Second, 1
+	r, _ := open(t, c)
+	p.primary.SetReadOnly(true)
+	until(t, "there is no primary", func() bool { return r.monitor.now.Load().primary == nil })
+	first := make(chan error, 1)
+	go func() {
+		_, err := r.DB().ExecContext(t.Context(), update)
+		first <- err
+	}()
+	until(t, "the first is held back", func() bool { return len(r.held) == 1 })
+	if _, err := r.DB().ExecContext(t.Context(), update); !errors.Is(err, ErrNoPrimary) || OutcomeOf(err) != NotSent {
+		t.Errorf("the second: %v", err)
+	}
+	if err := <-first; !errors.Is(err, ErrNoPrimary) {
+		t.Errorf("the first: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := r.DB().ExecContext(ctx, update); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the third: %v", err)
+	}
+	if p.data.n.Load() != 0 {
+		t.Error("something was done")
+	}
+	c.BufferWait = -1
+	if _, err := New(c); err == nil {
+		t.Error("a negative wait is accepted")
+	}
+}

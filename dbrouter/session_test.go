@@ -1,0 +1,376 @@
+package dbrouter
+
+import (
+	"context"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palisade-go/palisade/dbrouter/mysqltest"
+)
+
+func (p *pair) perSession() Config {
+	c := p.config()
+	c.Consistency = PerSession
+	c.CheckInterval = time.Hour
+	c.TokenKeys = [][]byte{[]byte("0123456789abcdef")}
+	return c
+}
+
+// asked counts the questions for the position of the primary.
+func (p *pair) asked() (n int) {
+	for _, q := range p.primary.Queries() {
+		if q == mariaDB.position() {
+			n++
+		}
+	}
+	return n
+}
+
+// TestSessionSeesItsWrites, with no question to the primary: the server reports
+// the position of each write, and the replica is waited for.
+func TestSessionSeesItsWrites(t *testing.T) {
+	p := newPair(t)
+	r, rec := open(t, p.perSession())
+	upReplicas(t, r, 1)
+	for i := range 20 {
+		p.replica.SetLag(time.Duration(i%3) * 10 * time.Millisecond)
+		ctx, s := r.NewSession(t.Context())
+		switch i % 4 {
+		case 0:
+			if _, err := r.DB().ExecContext(ctx, update); err != nil {
+				t.Fatal(err)
+			}
+		case 1:
+			if _, err := r.DB().ExecContext(ctx, update+" WHERE n <> ?", -1); err != nil {
+				t.Fatal(err)
+			}
+		case 2:
+			rows, err := r.DB().QueryContext(ctx, update)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows.Close()
+		case 3:
+			tx, err := r.DB().BeginTx(ctx, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tx.Exec(update); err != nil {
+				t.Fatal(err)
+			}
+			if s.at.text != "" {
+				t.Errorf("%d: a position before COMMIT: %s", i, s.at.text)
+			}
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s.at.text == "" || s.unsure {
+			t.Fatalf("%d: the position of the write is not known: %+v", i, s.at)
+		}
+		var n int
+		if err := r.DB().QueryRowContext(ctx, query).Scan(&n); err != nil || n != i+1 {
+			t.Errorf("%d: read %d, %v", i, n, err)
+		}
+		if last := rec.last(t); last.Role != Replica {
+			t.Errorf("%d: %+v", i, last)
+		}
+	}
+	if n := p.asked(); n != 0 {
+		t.Errorf("the primary was asked for its position %d times", n)
+	}
+}
+
+// TestSharedSession: without a Session of its own a read sees what was written
+// through the router, and one with a Session need not wait for others' writes.
+func TestSharedSession(t *testing.T) {
+	p := newPair(t)
+	c := p.perSession()
+	c.WaitLimit = 20 * time.Millisecond
+	r, rec := open(t, c)
+	upReplicas(t, r, 1)
+	p.replica.SetLag(time.Hour)
+	mustExec(t, r.DB(), update)
+	ctx, _ := r.NewSession(t.Context())
+	var n int
+	if err := r.DB().QueryRowContext(ctx, query).Scan(&n); err != nil || n != 0 || rec.last(t).Role != Replica {
+		t.Errorf("another's write was waited for: %d, %v, %+v", n, err, rec.last(t))
+	}
+	if n := one[int](t, r.DB(), query); n != 1 || rec.last(t).Reason != tooFarBehind {
+		t.Errorf("%d, %+v", n, rec.last(t))
+	}
+}
+
+// TestSessionWithoutReports: a server that does not report is asked after the
+// write, and if it does not answer, before the next read.
+func TestSessionWithoutReports(t *testing.T) {
+	p := newPair(t)
+	c := p.perSession()
+	r, rec := open(t, c)
+	upReplicas(t, r, 1)
+	p.replica.SetLag(10 * time.Millisecond)
+	conn, err := r.DB().Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, s := r.NewSession(t.Context())
+	// Pins the session, and ends the reports.
+	if _, err := conn.ExecContext(ctx, "SET SESSION SESSION_TRACK_system_variables = ''"); err != nil {
+		t.Fatal(err)
+	}
+	mustExecIn(t, ctx, conn, update)
+	if p.asked() == 0 || s.unsure || s.at.text == "" {
+		t.Errorf("asked %d times, %+v", p.asked(), s.at)
+	}
+	if n := oneIn[int](t, ctx, r.DB(), query); n != 1 || rec.last(t).Role != Replica {
+		t.Errorf("%d, %+v", n, rec.last(t))
+	}
+	remove := p.primary.Inject(mysqltest.Fault{Match: match(mariaDB.position()), Err: &mysqltest.Error{Code: 1105, Message: "no"}})
+	mustExecIn(t, ctx, conn, update)
+	if !s.unsure {
+		t.Error("sure of a position that nobody told")
+	}
+	remove()
+	if n := oneIn[int](t, ctx, r.DB(), query); n != 2 || rec.last(t).Role != Replica || s.unsure {
+		t.Errorf("%d, %+v", n, rec.last(t))
+	}
+}
+
+func mustExecIn(t *testing.T, ctx context.Context, e interface {
+	ExecContext(context.Context, string, ...any) (sql.Result, error)
+}, query string) {
+	t.Helper()
+	if _, err := e.ExecContext(ctx, query); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+func oneIn[T any](t *testing.T, ctx context.Context, q interface {
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}, query string) T {
+	t.Helper()
+	var v T
+	if err := q.QueryRowContext(ctx, query).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return v
+}
+
+// TestWriteLost: the primary has not what the session was told of. It is said,
+// once.
+func TestWriteLost(t *testing.T) {
+	p := newPair(t)
+	c := p.perSession()
+	c.CheckInterval, c.WaitLimit = 10*time.Millisecond, 10*time.Millisecond
+	r, _ := open(t, c)
+	upReplicas(t, r, 1)
+	ctx, s := r.NewSession(t.Context())
+	mustExecIn(t, ctx, r.DB(), update)
+	s.at.text += "000"
+	var n int
+	if err := r.DB().QueryRowContext(ctx, query).Scan(&n); !errors.Is(err, ErrWriteLost) {
+		t.Errorf("%d, %v", n, err)
+	}
+	if n := oneIn[int](t, ctx, r.DB(), query); n != 1 {
+		t.Errorf("after the report: %d", n)
+	}
+}
+
+// TestOldPrimary: a session's read that does not find its write on a replica
+// must not be done by a node that was the primary.
+func TestOldPrimary(t *testing.T) {
+	p := newPair(t)
+	c := p.perSession()
+	c.WaitLimit = 10 * time.Millisecond
+	a, _ := open(t, c)
+	upReplicas(t, a, 1)
+	p.primary.SetReadOnly(true)
+	p.replica.SetReadOnly(false)
+	c.Nodes = []Node{{Name: "db2", Config: p.replica.Config()}}
+	b, _ := open(t, c)
+	ctx, s := b.NewSession(t.Context())
+	mustExecIn(t, ctx, b.DB(), update)
+	// Router a has not looked since, but the token tells.
+	ctx, _, err := a.WithToken(t.Context(), s.Token())
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the read follows", func() bool {
+		var n int
+		err := a.DB().QueryRowContext(ctx, query).Scan(&n)
+		if err == nil && n != 1 {
+			t.Fatalf("a stale read: %d", n)
+		}
+		return err == nil
+	})
+}
+
+func TestToken(t *testing.T) {
+	p := newPair(t)
+	r, _ := newRouter(t, p.perSession())
+	c := p.perSession()
+	c.TokenKeys = [][]byte{[]byte("another key 0123"), []byte("0123456789abcdef")}
+	second, _ := newRouter(t, c)
+	c.TokenKeys = nil
+	stranger, _ := newRouter(t, c)
+	for _, at := range []position{{}, {mariaDB, "0-1-7,3-2-18446744073709551615"}, {mySQL, uuid + ":1-7," + uuid + ":tag:1-9"}} {
+		_, s := r.NewSession(t.Context())
+		s.wrote(at, true)
+		token := s.Token()
+		if len(token) > 160 || strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			t.Errorf("token %q", token)
+		}
+		for _, r := range []*Router{r, second} {
+			_, got, err := r.WithToken(t.Context(), token)
+			if err != nil || got.at != at || got.unsure {
+				t.Errorf("%+v became %+v, %v", at, got.at, err)
+			}
+		}
+		for i := range len(token) {
+			b := []byte(token)
+			b[i] ^= 1
+			if _, got, err := r.WithToken(t.Context(), string(b)); !errors.Is(err, ErrToken) || !got.unsure {
+				t.Errorf("byte %d of %q changed: %+v, %v", i, token, got.at, err)
+			}
+		}
+		if _, got, err := stranger.WithToken(t.Context(), token); !errors.Is(err, ErrToken) || !got.unsure {
+			t.Errorf("a stranger takes %q: %v", token, err)
+		}
+	}
+	_, s := r.NewSession(t.Context())
+	s.wrote(position{}, false)
+	if _, got, err := r.WithToken(t.Context(), s.Token()); err != nil || !got.unsure {
+		t.Errorf("not unsure any more: %v", err)
+	}
+	if _, err := New(Config{Nodes: c.Nodes, TokenKeys: [][]byte{[]byte("short")}}); err == nil || !strings.Contains(err.Error(), "TokenKeys[0] has 5 bytes") {
+		t.Errorf("%v", err)
+	}
+}
+
+// FuzzToken: whatever comes in a cookie, signed or not.
+func FuzzToken(f *testing.F) {
+	r := &Router{keys: [][]byte{[]byte("0123456789abcdef")}}
+	f.Add([]byte("m0-1-7"), true)
+	f.Add([]byte("y"+uuid+":1-5"), true)
+	f.Add([]byte("u"), true)
+	f.Add([]byte("m0-1-7"), false)
+	f.Fuzz(func(t *testing.T, content []byte, signed bool) {
+		token := string(content)
+		if signed {
+			token = base64.RawURLEncoding.EncodeToString(append(content, sign(r.keys[0], content)...))
+		}
+		at, sure, err := r.readToken(token)
+		switch {
+		case err != nil && (!errors.Is(err, ErrToken) || sure || at.text != ""):
+			t.Errorf("%q: %+v, %v, %v", token, at, sure, err)
+		case err == nil && sure:
+			s := &Session{r: r, at: at}
+			if again, sure, err := r.readToken(s.Token()); again != at && len(at.text) < maxToken/2 || err != nil {
+				t.Errorf("%+v became %+v, %v, %v", at, again, sure, err)
+			}
+			if clean, err := cleanPosition(at.text); err != nil || clean != at.text {
+				t.Errorf("%q: %v", at.text, err)
+			}
+		}
+	})
+}
+
+// TestMiddleware: two web servers, each with a router of its own, and a browser
+// that goes from one to the other. Without the cookie the replica is stale.
+func TestMiddleware(t *testing.T) {
+	p := newPair(t)
+	p.replica.SetLag(30 * time.Millisecond)
+	var servers []*httptest.Server
+	for range 2 {
+		r, _ := open(t, p.perSession())
+		upReplicas(t, r, 1)
+		servers = append(servers, httptest.NewServer(r.Middleware(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodPost {
+				mustExecIn(t, req.Context(), r.DB(), update)
+				w.WriteHeader(http.StatusNoContent)
+				return
+			}
+			w.Write([]byte{'0' + byte(oneIn[int](t, req.Context(), r.DB(), query))})
+		}))))
+		defer servers[len(servers)-1].Close()
+	}
+	var cookie *http.Cookie
+	do := func(i int, method string) string {
+		req, err := http.NewRequestWithContext(t.Context(), method, servers[i].URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cookie != nil {
+			req.AddCookie(cookie)
+		}
+		resp, err := servers[i].Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if all := resp.Cookies(); len(all) > 0 {
+			cookie = all[0]
+			if !cookie.HttpOnly || cookie.SameSite != http.SameSiteLaxMode || cookie.Secure || cookie.Path != "/" {
+				t.Errorf("%+v", cookie)
+			}
+		}
+		b := make([]byte, 1)
+		n, _ := resp.Body.Read(b)
+		return string(b[:n])
+	}
+	if got := do(0, "GET"); got != "0" || cookie != nil {
+		t.Errorf("%q, %v", got, cookie)
+	}
+	for i := range 6 {
+		do(i%2, "POST")
+		old := cookie
+		cookie = nil
+		if got := do(1-i%2, "GET"); i == 0 && got != "0" {
+			t.Errorf("without the cookie %q: the replica is not behind, this test proves nothing", got)
+		}
+		cookie = old
+		if got, want := do(1-i%2, "GET"), string(rune('1'+i)); got != want {
+			t.Errorf("on the other server %q, want %q", got, want)
+		}
+		if cookie != old {
+			t.Error("a read set the cookie")
+		}
+	}
+	cookie.Value = "junk"
+	do(0, "POST")
+	if got := do(1, "GET"); got != "7" || cookie.Value == "junk" {
+		t.Errorf("%q, cookie %q", got, cookie.Value)
+	}
+}
+
+// TestTokenWriter: the abilities of the writer below are not lost.
+func TestTokenWriter(t *testing.T) {
+	p := newPair(t)
+	r, _ := newRouter(t, p.perSession())
+	rec := httptest.NewRecorder()
+	r.Middleware(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.session(req.Context()).wrote(position{mariaDB, "0-1-7"}, true)
+		w.WriteHeader(http.StatusEarlyHints)
+		if rec.Header().Get("Set-Cookie") != "" {
+			t.Error("the cookie is set before the final head")
+		}
+		if _, ok := w.(io.ReaderFrom); !ok {
+			t.Error("it is no io.ReaderFrom")
+		}
+		w.(http.Flusher).Flush()
+		if _, _, err := http.NewResponseController(w).Hijack(); !errors.Is(err, http.ErrNotSupported) {
+			t.Errorf("%v", err)
+		}
+	})).ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", "/", nil))
+	if !rec.Flushed || rec.Header().Get("Set-Cookie") == "" {
+		t.Errorf("%+v", rec)
+	}
+}

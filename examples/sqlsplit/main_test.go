@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/palisade-go/palisade/dbrouter/mysqltest"
+	"github.com/palisade-go/palisade/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+func TestSplit(t *testing.T) {
+	for script, want := range map[string][]string{
+		"":                                       nil,
+		" ; ;\n":                                 nil,
+		"SELECT 1":                               {"SELECT 1"},
+		"SELECT 1; SELECT 2;":                    {"SELECT 1", "SELECT 2"},
+		"SELECT ';', \";\", `;`; SELECT 2":       {"SELECT ';', \";\", `;`", "SELECT 2"},
+		"SELECT 'a\\';b'; SELECT 'c'';d'":        {"SELECT 'a\\';b'", "SELECT 'c'';d'"},
+		"SELECT 1 /* ; */; -- ;\nSELECT 2":       {"SELECT 1 /* ; */", "-- ;\nSELECT 2"},
+		"# ;\nSELECT 1--1;SELECT 2":              {"# ;\nSELECT 1--1", "SELECT 2"},
+		"SELECT 'open; SELECT 2":                 {"SELECT 'open; SELECT 2"},
+		"DELIMITER //\nA; B//\ndelimiter ;\nC;D": {"A; B", "C", "D"},
+	} {
+		if got := split(script); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", script, got, want)
+		}
+	}
+}
+
+// FuzzSplit: nothing but white space, semicolons and delimiter lines is lost, and
+// no statement is empty.
+func FuzzSplit(f *testing.F) {
+	f.Add("SELECT ';'; # x\nSELECT 2")
+	f.Fuzz(func(t *testing.T, script string) {
+		got := split(script)
+		for _, statement := range got {
+			if strings.TrimSpace(statement) == "" {
+				t.Errorf("%q has an empty statement", got)
+			}
+		}
+		if strings.Contains(strings.ToUpper(script), "DELIMITER") {
+			return
+		}
+		clean := func(s string) string {
+			return strings.Map(func(r rune) rune {
+				if r == ';' || unicode.IsSpace(r) {
+					return -1
+				}
+				return r
+			}, s)
+		}
+		if have, want := clean(strings.Join(got, ";")), clean(script); have != want {
+			t.Errorf("%q became %q", want, have)
+		}
+	})
+}
+
+// store holds one number.
+type store struct{ n atomic.Int64 }
+
+func (s *store) Handle(_ context.Context, q mysqltest.Query) (mysqltest.Result, error) {
+	if strings.HasPrefix(q.SQL, "UPDATE") {
+		s.n.Add(1)
+		return mysqltest.Result{AffectedRows: 1}, nil
+	}
+	return mysqltest.Result{Columns: mysqltest.Columns("n"), Rows: [][]any{{s.n.Load()}}}, nil
+}
+
+func TestRun(t *testing.T) {
+	quiet := slog.New(slog.DiscardHandler)
+	primary, err := mysqltest.New(mysqltest.Config{Handler: new(store), Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer primary.Close()
+	replica, err := mysqltest.New(mysqltest.Config{Handler: new(store), Logger: quiet, Source: primary, ReadOnly: true, Lag: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer replica.Close()
+	args := []string{"-node", primary.DSN(), "-node", replica.DSN()}
+	const script = "UPDATE t SET n = n + 1;\nSELECT n FROM t;\nSELECT n FROM t FOR UPDATE;\n"
+	var out strings.Builder
+	if err := run(t.Context(), args, strings.NewReader(script), &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"UPDATE t SET n = n + 1\n  " + primary.Addr() + " primary: changes data, ", "    1 rows affected\n",
+		"SELECT n FROM t\n  " + replica.Addr() + " replica: read, ", "    n\n    1\n",
+		"SELECT n FROM t FOR UPDATE\n  " + primary.Addr() + " primary: locks rows, ",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	file := filepath.Join(t.TempDir(), "script.sql")
+	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := len(primary.Queries())
+	out.Reset()
+	if err := run(t.Context(), append(args, "-explain", file), nil, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if want := "SELECT n FROM t\n  read → replica " + replica.Addr() + ": SELECT; sees every write made through this router\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("no %q in\n%s", want, out.String())
+	}
+	for _, q := range primary.Queries()[before:] {
+		if strings.HasPrefix(q, "UPDATE") {
+			t.Error("-explain ran a statement")
+		}
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "no -node"},
+		{[]string{"-node", "x"}, "-node"},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "-consistency", "some"}, `"some"`},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "a", "b"}, "2 files"},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "/nowhere/a.sql"}, "/nowhere/a.sql"},
+	} {
+		if err := run(t.Context(), c.args, strings.NewReader(""), io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want %q", c.args, err, c.want)
+		}
+	}
+}
