@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/palisade-go/palisade/lb/internal/http1"
 )
 
 // interimMax bounds the interim responses to one request.
@@ -29,47 +31,107 @@ type attempt struct {
 	x      *exchange
 	picked Picked
 	start  time.Time
-	ctx    context.Context
+	limit  time.Duration   // until the response begins
+	ctx    context.Context // the request's, until bound
 	cancel context.CancelCauseFunc
-	timer  *headTimer
+	timer  *headTimer    // nil until bound
+	late   bool          // the limit has passed, without a timer
+	wait   time.Duration // until the response began
+	load   *Load         // what the response says of its backend's
 
-	// What the transport reports, from its goroutines.
+	// What the transport reports, perhaps from its goroutines.
 	connecting, connected, answered atomic.Bool
 }
 
-func newAttempt(x *exchange, picked Picked) *attempt {
-	a := &attempt{x: x, picked: picked, start: time.Now()}
-	a.ctx, a.cancel = context.WithCancelCause(x.in.Context())
-	a.timer = startHeadTimer(x.proxy.conf.Timeout, func() { a.cancel(errHeadTimeout) })
-	return a
+func (a *attempt) init(x *exchange, picked Picked) {
+	a.x, a.picked, a.start, a.limit, a.ctx = x, picked, time.Now(), x.tryLimit(), x.in.Context()
 }
+
+// bound gives the attempt a context that ends with it, or when its time is over.
+func (a *attempt) bound() {
+	a.ctx, a.cancel = context.WithCancelCause(a.ctx)
+	a.timer = startHeadTimer(a.limit, func() { a.cancel(errHeadTimeout) })
+}
+
+// end releases what bound has made.
+func (a *attempt) end() {
+	if a.timer != nil {
+		a.timer.stop()
+		a.cancel(errAttemptOver)
+	}
+}
+
+// expired says whether the time was over before the response began. From then
+// on it is not counted.
+func (a *attempt) expired() bool { return a.late || a.timer != nil && a.timer.stop() }
 
 // roundTrip sends the request and returns the head of the response. The context
 // of the attempt ends when it is settled, and the body with it.
 func (a *attempt) roundTrip() (*http.Response, error) {
-	x, b := a.x, a.picked.Backend()
+	var res *http.Response
+	var err error
+	switch t := a.picked.Backend().transport.(type) {
+	case *http1.Client:
+		res, err = a.roundTripHTTP1(t)
+	default:
+		res, err = a.roundTripOther(t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.x.claimWriter()
+	if a.expired() {
+		res.Body.Close()
+		return nil, errHeadTimeout
+	}
+	return res, nil
+}
+
+// roundTripHTTP1 works in this goroutine. Without a body there is nothing but
+// the response to wait for, which needs no timer.
+func (a *attempt) roundTripHTTP1(c *http1.Client) (*http.Response, error) {
+	x, b, out, limit := a.x, a.picked.Backend(), a.x.out, a.limit
+	if x.body == nil {
+		out.URL.Scheme, out.URL.Host, out.URL.User = b.url.Scheme, b.url.Host, nil
+	} else {
+		// What is left of an earlier attempt may still look at its own.
+		a.bound()
+		out, limit = new(*x.out), 0
+		out.URL = withHost(x.out.URL, b.url)
+		out.Body = &attemptBody{requestBody: x.body, ctx: a.ctx, timer: a.timer}
+	}
+	res, err := c.Do(a.ctx, out, limit, a)
+	if err == nil {
+		x.response = res
+		return res, nil
+	}
+	if e, ok := errors.AsType[*http1.Error](err); ok {
+		a.connecting.Store(e.Phase >= http1.Connecting)
+		a.connected.Store(e.Phase >= http1.Sent)
+		a.answered.Store(e.Phase >= http1.Answered)
+		a.late = errors.Is(err, http1.ErrTimeout)
+	}
+	return nil, err
+}
+
+// roundTripOther leaves the request to a transport with goroutines of its own.
+func (a *attempt) roundTripOther(t transport) (*http.Response, error) {
+	a.bound()
+	x := a.x
+	x.room = nil // they may keep the request
 	out := x.out.WithContext(httptrace.WithClientTrace(a.ctx, &httptrace.ClientTrace{
 		// The transport comes here again if it repeats the request after a stale
 		// connection, which it does only if it is as good as not sent.
 		GetConn:              func(string) { a.connecting.Store(true); a.connected.Store(false) },
 		GotConn:              func(httptrace.GotConnInfo) { a.connected.Store(true) },
 		GotFirstResponseByte: func() { a.answered.Store(true) },
-		Got1xxResponse:       a.interim,
+		Got1xxResponse:       func(status int, h textproto.MIMEHeader) error { return a.Interim(status, http.Header(h)) },
 	}))
-	out.URL = withHost(x.out.URL, b.url)
+	out.URL = withHost(x.out.URL, a.picked.Backend().url)
 	if x.body != nil {
 		out.Body = &attemptBody{requestBody: x.body, ctx: a.ctx, timer: a.timer}
 	}
-	res, err := b.transport.RoundTrip(out)
-	if err != nil {
-		return nil, err
-	}
-	x.claimWriter()
-	if a.timer.stop() {
-		res.Body.Close()
-		return nil, errHeadTimeout
-	}
-	return res, nil
+	return t.RoundTrip(out)
 }
 
 func withHost(u, backend *url.URL) *url.URL {
@@ -78,9 +140,9 @@ func withHost(u, backend *url.URL) *url.URL {
 	return &v
 }
 
-// interim forwards an interim response. The transport calls it, in a goroutine
-// of its own, while RoundTrip waits.
-func (a *attempt) interim(status int, header textproto.MIMEHeader) error {
+// Interim forwards an interim response. The transport calls it while RoundTrip
+// waits, perhaps in a goroutine of its own.
+func (a *attempt) Interim(status int, h http.Header) error {
 	x := a.x
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -99,7 +161,6 @@ func (a *attempt) interim(status int, header textproto.MIMEHeader) error {
 	if x.answered || !x.in.ProtoAtLeast(1, 1) {
 		return nil
 	}
-	h := http.Header(header)
 	removeHopByHop(h)
 	removeInvalid(h)
 	x.writeInterim(status, h)
@@ -150,12 +211,16 @@ type verdict struct {
 func (x *exchange) judge(err error) verdict {
 	a := x.current
 	id := a.picked.Backend().ID()
-	expired := a.timer.stop()
+	expired := a.expired()
 	switch ctxErr := x.in.Context().Err(); {
 	case ctxErr != nil:
 		return verdict{err: x.gone(ctxErr), result: Canceled}
 	case expired:
-		return verdict{err: &Error{http.StatusGatewayTimeout, id, errHeadTimeout}, result: Failed}
+		safe := x.body == nil && isIdempotent(x.out.Method) && !a.answered.Load()
+		if a.connecting.Load() && !a.connected.Load() {
+			safe = x.body.untouched()
+		}
+		return verdict{err: &Error{http.StatusGatewayTimeout, id, errHeadTimeout}, result: Failed, retry: safe}
 	case x.body.err() != nil:
 		err := fmt.Errorf("reading the request: %w", x.body.err())
 		return verdict{err: &Error{clientStatus(x.in, x.body.err()), id, err}, result: Canceled}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -16,19 +15,27 @@ const (
 	maxWeight   = 1_000_000
 	maxBackends = 10_000
 	maxIDLength = 256
+	maxPriority = 127
 )
 
 // BackendConfig describes a server. It is plain data.
 type BackendConfig struct {
 	// ID names the server in status, events and logs, and is unique in a pool.
 	// Empty means the host of URL.
-	ID string
-	// URL is "http://host:port" or "https://host:port". A path other than "/",
-	// a query and user information are errors: requests keep their own path.
-	URL string
+	ID string `json:"id,omitempty"`
+	// URL is "http://host:port", "https://host:port", or "h2c://host:port" for
+	// HTTP/2 without TLS. A path other than "/", a query and user information are
+	// errors: requests keep their own path.
+	URL string `json:"url"`
 	// Weight is the server's share of the requests, relative to the others'.
 	// 0 means 1; 1,000,000 at most.
-	Weight int
+	Weight int `json:"weight,omitempty"`
+	// Priority says in which order backends are used: those of 0 first, and those
+	// of a higher number, 127 at most, as far as the ones before them fail.
+	Priority int `json:"priority,omitempty"`
+	// Zone is where the server is. Within a priority, those in the pool's own
+	// Zone are used first. Empty means nowhere, which is no zone's.
+	Zone string `json:"zone,omitempty"`
 }
 
 // parse checks the description and returns its normal form: ID and Weight are
@@ -48,6 +55,9 @@ func (c BackendConfig) parse() (BackendConfig, *url.URL, error) {
 	if c.Weight < 0 || c.Weight > maxWeight {
 		errs = append(errs, fmt.Errorf("weight is %d, want 0 to %d", c.Weight, maxWeight))
 	}
+	if c.Priority < 0 || c.Priority > maxPriority {
+		errs = append(errs, fmt.Errorf("priority is %d, want 0 to %d", c.Priority, maxPriority))
+	}
 	if c.Weight == 0 {
 		c.Weight = 1
 	}
@@ -65,8 +75,8 @@ func parseBackendURL(s string) (*url.URL, error) {
 		return bad("http://host:port or https://host:port")
 	case u.User != nil:
 		return nil, fmt.Errorf("URL is %q, want no user information", u.Redacted())
-	case u.Scheme != "http" && u.Scheme != "https":
-		return bad("the scheme http or https")
+	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != schemeH2C:
+		return bad("the scheme http or https, or h2c")
 	case u.Opaque != "" || u.Hostname() == "":
 		return bad("a host, as in http://host:port")
 	case u.Path != "" && u.Path != "/":
@@ -90,17 +100,24 @@ func parseBackendURL(s string) (*url.URL, error) {
 type Backend struct {
 	id        string
 	url       *url.URL
-	transport *http.Transport
+	transport transport
 
 	weight   atomic.Int64
 	inFlight atomic.Int64
+	limit    atomic.Int64 // of inFlight; 0 means none
 	requests atomic.Uint64
 	failures atomic.Uint64
 	health   atomic.Int32 // Unknown, Healthy or Unhealthy
 	draining atomic.Bool
 	lastErr  atomic.Pointer[string]
+	latency  estimate // of the strategies that look at it
+	conduct  conduct
 
 	// The rest is guarded by the pool's mutex.
+	share      int // the weight that was configured
+	priority   int
+	zone       string
+	warmSince  time.Time // zero: it has its full weight
 	since      time.Time
 	good, bad  int // checks in a row
 	removed    bool
@@ -113,7 +130,9 @@ func (b *Backend) ID() string { return b.id }
 // URL returns a copy of the backend's address.
 func (b *Backend) URL() *url.URL { u := *b.url; return &u }
 
-// Weight returns the backend's share of the requests, 1 or more.
+// Weight returns the backend's share of the requests, 1 or more, relative to the
+// others'. While a backend is in its slow start, all weights are a multiple of
+// what was configured, and its own is smaller than that.
 func (b *Backend) Weight() int { return int(b.weight.Load()) }
 
 // InFlight returns the number of requests that were sent to the backend and
@@ -125,7 +144,11 @@ func (b *Backend) State() State {
 	if b.draining.Load() {
 		return Draining
 	}
-	return State(b.health.Load())
+	s := State(b.health.Load())
+	if s == Healthy && b.conduct.ejected.Load() {
+		return Ejected
+	}
+	return s
 }
 
 // String returns the ID.
@@ -143,6 +166,8 @@ type BackendStatus struct {
 	ID       string `json:"id"`
 	URL      string `json:"url"`
 	Weight   int    `json:"weight"`
+	Priority int    `json:"priority,omitempty"`
+	Zone     string `json:"zone,omitempty"`
 	State    State  `json:"state"`
 	InFlight int64  `json:"in_flight"`
 	// Requests counts what was sent to the backend, every attempt of a retried
@@ -156,12 +181,15 @@ type BackendStatus struct {
 	LastError string `json:"last_error,omitempty"`
 	// Since is when the state became what it is.
 	Since time.Time `json:"since"`
+	// EjectedUntil is when an ejection ends. Zero means that there is none.
+	EjectedUntil time.Time `json:"ejected_until,omitzero"`
 }
 
 func (b *Backend) status() BackendStatus {
 	s := BackendStatus{
-		ID: b.id, URL: b.url.String(), Weight: b.Weight(), State: b.State(), InFlight: b.InFlight(),
+		ID: b.id, URL: b.url.String(), Weight: b.share, State: b.State(), InFlight: b.InFlight(),
 		Requests: b.requests.Load(), Failures: b.failures.Load(), Since: b.since,
+		Priority: b.priority, Zone: b.zone, EjectedUntil: b.conduct.until,
 	}
 	if msg := b.lastErr.Load(); msg != nil {
 		s.LastError = *msg

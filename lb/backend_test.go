@@ -16,6 +16,7 @@ func TestBackendConfig(t *testing.T) {
 	}{
 		{conf: BackendConfig{URL: "http://10.0.0.5:8080"}, id: "10.0.0.5:8080"},
 		{conf: BackendConfig{URL: "https://web1/", ID: "w"}, id: "w"},
+		{conf: BackendConfig{URL: "h2c://h:50051"}, id: "h:50051"},
 		{conf: BackendConfig{URL: "http://[2001:db8::1]:80"}, id: "[2001:db8::1]:80"},
 		{conf: BackendConfig{URL: ""}, want: "the scheme http or https"},
 		{conf: BackendConfig{URL: "10.0.0.5:8080"}, want: `URL is "10.0.0.5:8080"`},
@@ -59,7 +60,7 @@ func FuzzBackendURL(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || *u != (url.URL{Scheme: u.Scheme, Host: u.Host}) {
+		if (u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "h2c") || u.Hostname() == "" || *u != (url.URL{Scheme: u.Scheme, Host: u.Host}) {
 			t.Fatalf("%q gives %#v", s, u)
 		}
 		again, err := parseBackendURL(u.String())

@@ -18,18 +18,61 @@
 //
 // # Which type when
 //
-//   - [Pool] is the set of servers: what they are (Set), which of them may get
-//     requests (checks, Drain), how they do (Status), and the connections to
+//   - [Pool] is the set of servers: what they are (Set, Upsert, Remove, or a
+//     [Resolver]), which of them may get requests (checks, outliers, priorities,
+//     Drain), how many at a time, how they do (Status), and the connections to
 //     them. One Pool may serve several proxies.
+//   - [HealthCheck] asks the servers how they are; [OutlierDetection] looks at
+//     what becomes of the requests. They find different faults: use both.
+//   - [DNS], [SRV], [File] and [ResolverFunc] find the servers.
 //   - [Proxy] forwards HTTP requests to a Pool. It runs under any http.Server,
 //     behind any middleware.
-//   - [Strategy] is the way to choose: [LeastRequest], the default, suits
-//     servers and requests that are unequal; [WeightedRoundRobin] keeps exact
-//     shares; [RoundRobin] is for servers that are all alike. Others can write
-//     their own.
-//   - [Pool.Pick] is for those who send something else than HTTP.
+//   - [Strategy] is the way to choose; see below. The default is [LeastRequest].
+//     Others can write their own.
+//   - [Affinity] keeps a client at one server; [RetryBudget] bounds what retries
+//     may cost.
+//   - [Pool.RoundTripper] is for HTTP clients in this program; [Pool.Pick] and
+//     [Pool.Acquire] are for those who send something else than HTTP.
 //   - [Event] is the record of a request, for logs and metrics; [StateChange] is
 //     the news of a backend.
+//
+// # Strategies
+//
+//	strategy               looks at                  choose it for
+//	LeastRequest           requests in flight, slow  the default: one balancer or a few
+//	                       answers
+//	RoundRobin             nothing                   servers and requests that are all alike
+//	WeightedRoundRobin     weights                   exact shares
+//	Random                 weights                   very many short requests
+//	PowerOfTwoChoices      requests in flight of 2   several balancers, very many backends
+//	PeakEWMA               latency and requests in   several balancers, backends that stall
+//	                       flight of 2
+//	HotColdLexicographic   what backends report      many balancers before the same backends
+//	First                  order                     a server and its spare
+//	Maglev                 a key                     a key to the same backend, even shares
+//	RingHash               a key                     the same, and keys that are dear to move
+//	Rendezvous             a key                     the same, up to some dozens of backends
+//	BoundedLoad            a key, requests in        keys of which some are hot
+//	                       flight
+//
+// RoundRobin and First do not look at weights, and HotColdLexicographic does only
+// when it chooses whom to ask. The key of the last four is the client's address, a
+// header field, a cookie, the path or what a function says: see [HashKey].
+//
+// The default was chosen by a simulation of backends of which each fifth is
+// three times slower and all have spells in which they are four times slower
+// (TestSimulationTable). These are the times within which 99 of 100 requests
+// were answered, in ms, at 85 % of the capacity; to serve one takes 10 ms:
+//
+//	                               balancers × backends
+//	                               1×10   20×10   100×100
+//	Random, RoundRobin             grows without end
+//	PowerOfTwoChoices               127     318       845
+//	PeakEWMA                         83     247       527
+//	LeastRequest without latency    113     168       792
+//	LeastRequest                     72      87       395
+//	HotColdLexicographic, reports    91     116        78
+//	HotColdLexicographic, probes     98     146        66
 //
 // # What is promised
 //
@@ -46,15 +89,17 @@
 // for the same field; the first three stay if they come from a trusted proxy.
 // Framing is made anew and never copied.
 //
-// Requests take no lock but the strategy's. What changes, such as health, is
+// Requests take no lock but the strategy's, which none but WeightedRoundRobin and
+// HotColdLexicographic has. What changes, such as health, is
 // published as a snapshot.
 //
 // # Limits
 //
-// Backends speak HTTP/1.1, or HTTP/2 over TLS if PoolConfig.TLS offers it.
+// Backends speak HTTP/1.1, HTTP/2 over TLS if PoolConfig.TLS offers it, or HTTP/2
+// without TLS if their URL is h2c.
 // A field that a backend's response names in Connection beside "close" is passed
-// on, as net/http hides that Connection from the proxy. There is no buffering of bodies, no budget for retries, no affinity of a client
-// to a backend, and no timeout for a response once it has begun: a client that
+// on, as net/http hides that Connection from the proxy. There is no buffering of bodies, no hedging, no limit that adapts
+// itself, and no timeout for a response once it has begun: a client that
 // goes away ends it. CONNECT is answered with 501. An idle connection that the
 // backend closes at the moment at which a request with a body is sent costs that
 // request a 502, since it may have been taken; keep PoolConfig.IdleTimeout below

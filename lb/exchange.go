@@ -12,21 +12,30 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/palisade-go/palisade/lb/internal/http1"
 )
 
 // exchange is one request and its response. It belongs to the goroutine of
 // ServeHTTP; what the transport's goroutines touch is guarded by mu.
 type exchange struct {
-	proxy   *Proxy
-	w       http.ResponseWriter
-	rc      *http.ResponseController
-	in, out *http.Request
-	body    *requestBody // nil if there is none
-	upgrade []string     // the protocols that the client may get
-	tried   []*Backend
-	triedIn [defaultRetries + 1]*Backend // room for tried
-	current *attempt                     // nil between attempts
-	event   Event
+	proxy     *Proxy
+	w         http.ResponseWriter
+	rc        http.ResponseController
+	in, out   *http.Request
+	body      *requestBody // nil if there is none
+	upgrade   []string     // the protocols that the client may get
+	tried     []*Backend
+	triedIn   [defaultRetries + 1]*Backend // room for tried
+	current   *attempt                     // nil between attempts
+	first     attempt                      // room for current
+	room      *outgoing                    // of out, nil if that is nobody's
+	response  *http.Response               // of backends that speak HTTP/1.1
+	begun     time.Time                    // when the first attempt did
+	pinned    string                       // the ID in the client's cookie
+	pinnedNow bool                         // the cookie was made with the newest key
+	keepPin   bool                         // its backend is only full
+	event     Event
 
 	mu       sync.Mutex // guards answered, interim, and w until it is answered
 	answered bool       // w belongs to the goroutine of ServeHTTP alone
@@ -68,7 +77,7 @@ func maxForwards(h http.Header) (uint64, bool) {
 // prepare makes the outgoing request, all but what depends on the backend.
 func (x *exchange) prepare() *Error {
 	in := x.in
-	out := in.Clone(in.Context())
+	out := x.copyRequest()
 	x.out = out
 	out.Close = false
 	out.RequestURI = ""
@@ -172,21 +181,27 @@ func (x *exchange) prepareBody(trusted bool) {
 // begin starts an attempt.
 func (x *exchange) begin(picked Picked) {
 	if x.tried == nil {
-		x.tried = x.triedIn[:0]
+		x.tried, x.begun = x.triedIn[:0], time.Now()
 	}
 	x.tried = append(x.tried, picked.Backend())
 	x.event.Backend = picked.Backend().ID()
 	x.event.Attempts++
-	x.current = newAttempt(x, picked)
+	a := &x.first
+	if x.event.Attempts > 1 {
+		a = new(attempt)
+	}
+	a.init(x, picked)
+	x.current = a
 }
 
 // settle ends the current attempt, if it has not ended.
 func (x *exchange) settle(result Result, status int, err error) {
 	if a := x.current; a != nil {
 		x.current = nil
-		a.timer.stop()
-		a.cancel(errAttemptOver)
-		a.picked.Done(Outcome{Result: result, Status: status, Duration: time.Since(a.start), Err: err})
+		a.end()
+		a.picked.Done(Outcome{
+			Result: result, Status: status, Duration: time.Since(a.start), Err: err, Wait: a.wait, Load: a.load,
+		})
 	}
 }
 
@@ -195,6 +210,10 @@ func (x *exchange) settle(result Result, status int, err error) {
 func (x *exchange) end() {
 	x.claimWriter()
 	x.settle(Canceled, 0, nil)
+	if x.room != nil {
+		x.room.release()
+		http1.Recycle(x.response)
+	}
 }
 
 // claimWriter ends the forwarding of interim responses.
@@ -202,6 +221,18 @@ func (x *exchange) claimWriter() {
 	x.mu.Lock()
 	x.answered = true
 	x.mu.Unlock()
+}
+
+// exchanges are those that are over.
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+
+// recycle gives the exchange back if nobody can have kept it: neither a hook nor
+// a goroutine has seen it, and no strategy what was tried.
+func (x *exchange) recycle() {
+	if x.room != nil && x.event.Attempts <= 1 {
+		*x = exchange{}
+		exchanges.Put(x)
+	}
 }
 
 func (x *exchange) report() {

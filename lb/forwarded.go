@@ -60,6 +60,7 @@ func appendField(h http.Header, name, value string) {
 // of IP version 6 stands in brackets and so in quotes (section 6).
 func forwardedElement(peer netip.Addr, host, proto string) string {
 	var b strings.Builder
+	b.Grow(len("for=192.168.100.100;host=;proto=https") + len(host))
 	b.WriteString("for=")
 	switch {
 	case !peer.IsValid():

@@ -51,26 +51,33 @@ func claimOf(name string) claim {
 	default:
 		return nothing
 	}
-	plain := strings.ToLower(name)
-	spelt := strings.ReplaceAll(plain, "_", "-")
-	switch {
-	case spelt == "client-cert", spelt == "client-cert-chain", spelt == "x-forwarded-client-cert":
-		return identity
-	case spelt == "forwarded", spelt == "x-real-ip", strings.HasPrefix(spelt, "x-forwarded-"):
-		if spelt != plain {
-			return misspelt
-		}
-		return forwarding
-	case spelt == plain:
-		return nothing
+	if strings.IndexByte(name, '_') < 0 {
+		return claimOfPlain(name)
 	}
-	if spelt == "content-length" {
+	spelt := strings.ReplaceAll(name, "_", "-")
+	switch c := claimOfPlain(spelt); {
+	case c == identity:
+		return identity
+	case c == forwarding, strings.EqualFold(spelt, "Content-Length"):
 		return misspelt
 	}
 	for _, hop := range hopByHop {
 		if strings.EqualFold(spelt, hop) {
 			return misspelt
 		}
+	}
+	return nothing
+}
+
+// claimOfPlain judges a name without underscores.
+func claimOfPlain(name string) claim {
+	const prefix = "X-Forwarded-"
+	switch {
+	case strings.EqualFold(name, "Client-Cert"), strings.EqualFold(name, "Client-Cert-Chain"), strings.EqualFold(name, "X-Forwarded-Client-Cert"):
+		return identity
+	case strings.EqualFold(name, "Forwarded"), strings.EqualFold(name, "X-Real-Ip"),
+		len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix):
+		return forwarding
 	}
 	return nothing
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -15,12 +14,19 @@ import (
 
 // HealthCheck configures active checks: a GET request to every backend, again
 // and again, each on a connection of its own, so that it also shows whether the
-// backend accepts any. Redirects are not followed. Its zero value is usable.
+// backend accepts any; those of h2c backends share one with the requests. Redirects are not followed. Its zero value is usable.
+// Probe and Func check in another way.
 //
 // The first check of a backend starts at once and decides alone: the backend is
 // healthy or not. From then on Rise and Fall count. A connection that a request
 // fails to make counts as if all of Fall had failed.
 type HealthCheck struct {
+	// Probe is how a backend is checked. The zero value is ProbeHTTP, for which
+	// alone Path, Host, ExpectStatus and ExpectBody are.
+	Probe Probe
+	// Func checks in place of Probe: nil is a good result. It must return when
+	// ctx ends, and is called by many goroutines. Nil means that Probe is done.
+	Func func(ctx context.Context, b *Backend) error
 	// Path is what is asked for, with a query if need be. Empty means "/".
 	Path string
 	// Host is the Host field. Empty means the host of the backend's URL.
@@ -28,6 +34,9 @@ type HealthCheck struct {
 	// Interval is the time from the end of a check to the start of the next, give
 	// or take a tenth, so that balancers do not check in step. 0 means 5 s.
 	Interval time.Duration
+	// IntervalDown takes the place of Interval while the backend is unhealthy: a
+	// shorter one finds out sooner that it is back. 0 means Interval.
+	IntervalDown time.Duration
 	// Timeout bounds a check. 0 means 2 s.
 	Timeout time.Duration
 	// Rise is how many checks in a row an unhealthy backend must pass. 0 means 1.
@@ -36,6 +45,9 @@ type HealthCheck struct {
 	Fall int
 	// ExpectStatus says whether a status is good. Nil means 200 to 399.
 	ExpectStatus func(status int) bool
+	// ExpectBody is what must be in the first 64 KiB of the body. Empty means
+	// that the body is not read.
+	ExpectBody string
 }
 
 func (h *HealthCheck) validate() error {
@@ -48,6 +60,15 @@ func (h *HealthCheck) validate() error {
 	}
 	if h.Host != "" && !httpguts.ValidHostHeader(h.Host) {
 		complain("Host", fmt.Sprintf("%q", h.Host), "a host name")
+	}
+	if h.Probe != ProbeHTTP && h.Probe != ProbeTCP {
+		complain("Probe", int(h.Probe), "ProbeHTTP or ProbeTCP")
+	}
+	if len(h.ExpectBody) > maxProbeBody {
+		complain("ExpectBody", fmt.Sprintf("%d bytes long", len(h.ExpectBody)), fmt.Sprintf("%d at most", maxProbeBody))
+	}
+	if h.IntervalDown < 0 {
+		complain("IntervalDown", h.IntervalDown, "0 for the default or more")
 	}
 	if h.Interval < 0 {
 		complain("Interval", h.Interval, "0 for the default or more")
@@ -70,6 +91,9 @@ func (h HealthCheck) withDefaults() HealthCheck {
 	}
 	if h.Interval == 0 {
 		h.Interval = 5 * time.Second
+	}
+	if h.IntervalDown == 0 {
+		h.IntervalDown = h.Interval
 	}
 	if h.Timeout == 0 {
 		h.Timeout = 2 * time.Second
@@ -101,34 +125,16 @@ func (p *Pool) keepChecking(ctx context.Context, b *Backend) {
 			return
 		}
 		p.checked(b, err)
-		timer.Reset(jitter(p.conf.Health.Interval))
+		interval := p.conf.Health.Interval
+		if State(b.health.Load()) == Unhealthy {
+			interval = p.conf.Health.IntervalDown
+		}
+		timer.Reset(jitter(interval))
 	}
 }
 
 func jitter(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1)
-}
-
-// check makes one check of b.
-func (p *Pool) check(ctx context.Context, b *Backend) error {
-	h := p.conf.Health
-	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url.String()+h.Path, nil)
-	if err != nil {
-		return err
-	}
-	req.Host = h.Host
-	req.Header.Set("User-Agent", "palisade-health-check")
-	res, err := p.checks.RoundTrip(req)
-	if err != nil {
-		return fmt.Errorf("health check: %w", err)
-	}
-	res.Body.Close()
-	if !h.ExpectStatus(res.StatusCode) {
-		return fmt.Errorf("health check: status %d", res.StatusCode)
-	}
-	return nil
 }
 
 // checked counts the result of a check.

@@ -12,6 +12,9 @@ var (
 	// ErrNoBackend is returned by Pick if no backend may get the request: the
 	// pool is empty, all are draining, or the request has been to all of them.
 	ErrNoBackend = errors.New("lb: no backend")
+	// ErrBusy is returned by Pick and Acquire if all backends that may get the
+	// request are full.
+	ErrBusy = errors.New("lb: all backends are busy")
 	// ErrClosed is returned by methods of a [Pool] after Close.
 	ErrClosed = errors.New("lb: pool closed")
 )
@@ -22,6 +25,9 @@ type PickInfo struct {
 	// Request is the client's request. A Picker must not change it. Nil outside
 	// HTTP.
 	Request *http.Request
+	// Key, if it is not empty, is what the hash strategies choose by, instead of
+	// what their HashKey says: requests with the same Key get the same backend.
+	Key string
 	// Tried are the backends that the request has been to. A Picker skips them.
 	Tried []*Backend
 }
@@ -57,6 +63,8 @@ type Outcome struct {
 	Status   int           // of the response; 0 if there was none
 	Duration time.Duration // from Pick to the end of the response
 	Err      error         // nil if Result is Succeeded
+	Wait     time.Duration // from Pick to the head of the response; 0 if not known
+	Load     *Load         // what the backend said about its load; nil if nothing
 }
 
 // Picked is a backend that was chosen for one request and counts it as in
@@ -84,9 +92,14 @@ func (p Picked) Done(o Outcome) {
 			p.pool.unreachable(b, o.Err)
 		}
 	}
+	p.pool.observe(b, o)
 	if p.observer != nil {
 		p.observer.Done(b, o)
+		if q, ok := p.observer.(prober); ok {
+			q.ask(p.pool.ctx)
+		}
 	}
+	p.pool.queue.wake()
 }
 
 // isLocal says whether a connection failed for want of something on this

@@ -2,11 +2,9 @@ package lb
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -15,122 +13,36 @@ import (
 	"time"
 )
 
-// PoolConfig configures a [Pool]. Its zero value is an empty pool without
-// health checks.
-type PoolConfig struct {
-	// Backends are the servers at the start, 10,000 at most. Empty is allowed:
-	// then there is no backend to pick until Set.
-	Backends []BackendConfig
-	// Strategy chooses among the backends. Nil means LeastRequest.
-	Strategy Strategy
-	// Health turns active checks on. Nil means none: every backend counts as
-	// healthy.
-	Health *HealthCheck
-	// TLS is for https backends, requests and checks. It is cloned. Without a
-	// ServerName the host of the URL is expected in the certificate. HTTP/2 is
-	// spoken if NextProtos has "h2". Nil means the roots of the system and
-	// HTTP/1.1.
-	TLS *tls.Config
-	// Dial connects to backends. Nil means TCP, as a net.Dialer does.
-	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// DialTimeout bounds a connection's set-up, and its TLS handshake again.
-	// 0 means 5 s.
-	DialTimeout time.Duration
-	// IdleConns is how many idle connections are kept to each backend. 0 means
-	// 256.
-	IdleConns int
-	// IdleTimeout is how long a connection may idle. It should be below what the
-	// backends allow, lest a request meets a connection that is being closed.
-	// 0 means 55 s.
-	IdleTimeout time.Duration
-	// HeaderBytes is the largest response head that a backend may send. 0 means
-	// 256 KiB.
-	HeaderBytes int64
-	// OnStateChange is called after each change of a backend's state, one at a
-	// time and in order. It must not block, as checks wait for it, and must not
-	// call Close. Nil means nobody is told.
-	OnStateChange func(StateChange)
-	// Logger gets the changes of state. Nil means slog.Default().
-	Logger *slog.Logger
-}
-
-func (c *PoolConfig) validate() error {
-	var errs []error
-	for _, d := range []struct {
-		name  string
-		value int64
-	}{
-		{"DialTimeout", int64(c.DialTimeout)}, {"IdleConns", int64(c.IdleConns)},
-		{"IdleTimeout", int64(c.IdleTimeout)}, {"HeaderBytes", c.HeaderBytes},
-	} {
-		if d.value < 0 {
-			errs = append(errs, fmt.Errorf("lb: PoolConfig.%s is negative (%d), want 0 for the default or more", d.name, d.value))
-		}
-	}
-	if c.Health != nil {
-		errs = append(errs, c.Health.validate())
-	}
-	return errors.Join(errs...)
-}
-
-func (c *PoolConfig) setDefaults() {
-	if c.Strategy == nil {
-		c.Strategy = LeastRequest{}
-	}
-	if c.Health != nil {
-		c.Health = new(c.Health.withDefaults())
-	}
-	if c.TLS != nil {
-		c.TLS = c.TLS.Clone()
-	}
-	if c.DialTimeout == 0 {
-		c.DialTimeout = 5 * time.Second
-	}
-	if c.Dial == nil {
-		c.Dial = new(net.Dialer).DialContext
-	}
-	if c.IdleConns == 0 {
-		c.IdleConns = 256
-	}
-	if c.IdleTimeout == 0 {
-		c.IdleTimeout = 55 * time.Second
-	}
-	if c.HeaderBytes == 0 {
-		c.HeaderBytes = 256 << 10
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
-}
-
 // Pool is a set of backends, their health and the connections to them. Create
 // it with [NewPool]; it must be closed. It is safe for concurrent use, and Pick
 // takes no lock beyond what the strategy takes.
 //
 // Requests go to the healthy backends. If there is none, they go to those that
-// are not known yet; if there is none either, to all that do not drain, since a
-// request that may fail is better than one that must.
+// are not known yet; if there is none either, to those that are ejected, and at
+// last to the unhealthy ones, since a request that may fail is better than one
+// that must.
+//
+// Backends of a lower Priority, and within it those of the pool's own Zone, come
+// first. As long as some 70 % of them are healthy they get all requests; below,
+// the ones that come next get a share that grows with what is missing, so that
+// those that are left are not overrun.
 type Pool struct {
 	conf   PoolConfig
 	checks *http.Transport // nil without health checks
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // the goroutines of the checks
+	wg     sync.WaitGroup // the goroutines
 
-	now atomic.Pointer[snapshot]
+	now   atomic.Pointer[snapshot]
+	byID  sync.Map // from ID to *Backend
+	queue queue
 
 	mu        sync.Mutex // guards the rest, and the fields of a Backend that say so
 	backends  []*Backend
 	closed    bool
+	step      *time.Timer // of a slow start; nil if nobody is in it
 	pending   []StateChange
 	notifying bool
-}
-
-// snapshot is what Pick needs. It does not change.
-type snapshot struct {
-	picker   Picker   // nil: nobody may get a request
-	observer Observer // nil: the picker does not ask
-	err      error    // what Pick returns if picker is nil
 }
 
 // NewPool returns a pool whose checks run. The error joins every mistake in
@@ -144,6 +56,9 @@ func NewPool(conf PoolConfig) (*Pool, error) {
 	conf.setDefaults()
 	conf.Backends = nil
 	p := &Pool{conf: conf}
+	if conf.MaxInFlight > 0 {
+		p.queue.most = max(0, conf.MaxQueue)
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	if conf.Health != nil {
 		p.checks = p.newTransport()
@@ -152,6 +67,12 @@ func NewPool(conf PoolConfig) (*Pool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.replace(parsed)
+	if p.conf.Outlier != nil {
+		p.wg.Go(p.keepComparing)
+	}
+	if p.conf.Resolver != nil {
+		p.wg.Go(p.keepResolving)
+	}
 	return p, nil
 }
 
@@ -201,6 +122,86 @@ func (p *Pool) Set(backends []BackendConfig) error {
 	return nil
 }
 
+// Upsert adds backends, or changes those whose ID is in the pool already, as Set
+// does, and leaves the others alone. If there is an error, nothing is changed.
+func (p *Pool) Upsert(backends ...BackendConfig) error {
+	parsed, err := parseBackends(backends)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	next := slices.Clone(p.backends)
+	place := make(map[string]int, len(next))
+	for i, b := range next {
+		place[b.id] = i
+	}
+	for _, c := range parsed {
+		if _, ok := place[c.ID]; !ok {
+			place[c.ID] = len(next)
+			next = append(next, nil)
+		}
+	}
+	if len(next) > maxBackends {
+		return fmt.Errorf("lb: %d backends, want %d at most", len(next), maxBackends)
+	}
+	for _, c := range parsed {
+		i := place[c.ID]
+		if old := next[i]; old == nil || !old.take(c) {
+			next[i] = p.add(c)
+			if old != nil {
+				p.drop(old)
+			}
+		}
+	}
+	p.backends = next
+	p.publish()
+	return nil
+}
+
+// Remove takes backends out of the pool. They get no new requests, and those
+// they have go on. An ID that is not in the pool is an error, and then nothing
+// is changed.
+func (p *Pool) Remove(ids ...string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	var errs []error
+	for _, id := range ids {
+		if _, err := p.find(id); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	next := make([]*Backend, 0, len(p.backends))
+	for _, b := range p.backends {
+		if slices.Contains(ids, b.id) {
+			p.drop(b)
+		} else {
+			next = append(next, b)
+		}
+	}
+	p.backends = next
+	p.publish()
+	return nil
+}
+
+// find needs p.mu.
+func (p *Pool) find(id string) (*Backend, error) {
+	i := slices.IndexFunc(p.backends, func(b *Backend) bool { return b.id == id })
+	if i < 0 {
+		return nil, fmt.Errorf("lb: no backend %q in the pool", id)
+	}
+	return p.backends[i], nil
+}
+
 // replace needs p.mu.
 func (p *Pool) replace(parsed []parsedBackend) {
 	old := make(map[string]*Backend, len(p.backends))
@@ -210,26 +211,41 @@ func (p *Pool) replace(parsed []parsedBackend) {
 	next := make([]*Backend, len(parsed))
 	for i, c := range parsed {
 		b := old[c.ID]
-		if b != nil && *b.url == *c.url {
+		if b != nil && b.take(c) {
 			delete(old, c.ID)
 		} else {
 			b = p.add(c)
 		}
-		b.weight.Store(int64(c.Weight))
 		next[i] = b
 	}
 	for _, b := range old {
-		b.remove()
+		p.drop(b)
 	}
 	p.backends = next
 	p.publish()
 }
 
+// take makes b what c describes, unless that is another server. It needs the
+// pool's mutex.
+func (b *Backend) take(c parsedBackend) bool {
+	if *b.url != *c.url {
+		return false
+	}
+	b.share, b.priority, b.zone = c.Weight, c.Priority, c.Zone
+	return true
+}
+
 // add needs p.mu.
 func (p *Pool) add(c parsedBackend) *Backend {
-	b := &Backend{id: c.ID, url: c.url, transport: p.newTransport(), since: time.Now()}
+	b := &Backend{id: c.ID, url: c.url, transport: p.newBackendTransport(c.url), since: time.Now()}
+	b.limit.Store(int64(p.conf.MaxInFlight))
+	b.take(c)
+	p.byID.Store(b.id, b)
 	if p.conf.Health == nil {
 		b.health.Store(int32(Healthy))
+		if len(p.backends) > 0 {
+			p.warmUp(b)
+		}
 		return b
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
@@ -238,50 +254,55 @@ func (p *Pool) add(c parsedBackend) *Backend {
 	return b
 }
 
-// remove needs the pool's mutex.
-func (b *Backend) remove() {
+// drop needs p.mu.
+func (p *Pool) drop(b *Backend) {
 	b.removed = true
+	p.byID.CompareAndDelete(b.id, b)
 	if b.stopChecks != nil {
 		b.stopChecks()
+	}
+	if b.conduct.back != nil {
+		b.conduct.back.Stop()
 	}
 	// Connections that are in use now are closed when they fall idle.
 	b.transport.CloseIdleConnections()
 }
 
-// publish makes the snapshot of the moment. It needs p.mu.
-func (p *Pool) publish() {
-	var tiers [Unhealthy + 1][]*Backend
-	for _, b := range p.backends {
-		if s := b.State(); s != Draining {
-			tiers[s] = append(tiers[s], b)
-		}
-	}
-	s := &snapshot{err: ErrNoBackend}
-	for _, state := range []State{Healthy, Unknown, Unhealthy} {
-		if len(tiers[state]) > 0 {
-			s.picker = p.conf.Strategy.Build(tiers[state])
-			s.observer, _ = s.picker.(Observer)
-			break
-		}
-	}
-	p.now.Store(s)
-}
-
 // Pick chooses a backend for a request and counts the request as in flight
-// until the result's Done. [Proxy] calls it; so may others who send requests to
-// backends. The error is [ErrNoBackend] or [ErrClosed].
+// until the result's Done. It does not wait: if all backends have as many
+// requests as PoolConfig.MaxInFlight allows, the error is [ErrBusy]. It may also
+// be [ErrNoBackend] or [ErrClosed].
 func (p *Pool) Pick(info PickInfo) (Picked, error) {
 	s := p.now.Load()
-	if s.picker == nil {
+	if s.err != nil {
 		return Picked{}, s.err
 	}
-	b := s.picker.Pick(info)
-	if b == nil || info.HasTried(b) {
+	b, observer := s.pick(info)
+	if b == nil {
 		return Picked{}, ErrNoBackend
 	}
-	b.inFlight.Add(1)
-	b.requests.Add(1)
-	return Picked{backend: b, pool: p, observer: s.observer}, nil
+	if !b.acquire() {
+		return p.pickRoom(s, info, b, observer)
+	}
+	return Picked{backend: b, pool: p, observer: observer}, nil
+}
+
+// pickByID chooses a certain backend, past the strategy. The error is ErrBusy if
+// that one is.
+func (p *Pool) pickByID(id string, info PickInfo) (Picked, error) {
+	v, ok := p.byID.Load(id)
+	if !ok || p.now.Load().err != nil {
+		return Picked{}, ErrNoBackend
+	}
+	b := v.(*Backend)
+	// Unknown is taken too, lest a balancer that starts sends everyone elsewhere.
+	if s := b.State(); s != Healthy && s != Unknown || info.HasTried(b) {
+		return Picked{}, ErrNoBackend
+	}
+	if !b.acquire() {
+		return Picked{}, ErrBusy
+	}
+	return Picked{backend: b, pool: p}, nil
 }
 
 // Status describes all backends, in the order in which they were set.
@@ -309,12 +330,11 @@ func (p *Pool) setDraining(id string, drain bool) error {
 		p.mu.Unlock()
 		return ErrClosed
 	}
-	i := slices.IndexFunc(p.backends, func(b *Backend) bool { return b.id == id })
-	if i < 0 {
+	b, err := p.find(id)
+	if err != nil {
 		p.mu.Unlock()
-		return fmt.Errorf("lb: no backend %q in the pool", id)
+		return err
 	}
-	b := p.backends[i]
 	from := b.State()
 	b.draining.Store(drain)
 	p.changed(b, from, nil)
@@ -331,7 +351,10 @@ func (p *Pool) Close() error {
 	if !p.closed {
 		p.closed = true
 		for _, b := range p.backends {
-			b.remove()
+			p.drop(b)
+		}
+		if p.step != nil {
+			p.step.Stop()
 		}
 		p.now.Store(&snapshot{err: ErrClosed})
 		p.cancel()
@@ -362,6 +385,9 @@ func (p *Pool) changed(b *Backend, from State, err error) {
 		return
 	}
 	b.since = time.Now()
+	if to == Healthy {
+		p.warmUp(b)
+	}
 	p.publish()
 	p.pending = append(p.pending, StateChange{Backend: b.id, From: from, To: to, Err: err, Time: b.since})
 }

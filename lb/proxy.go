@@ -39,10 +39,24 @@ type ProxyConfig struct {
 	// section 9.2.2) and there is no body. 0 means 2, a negative number none;
 	// 16 at most.
 	Retries int
-	// Timeout is how long a backend may take to accept a request and to begin its
-	// final response; time in which the client's body is awaited does not count.
-	// Then the client gets 504. 0 means 60 s.
+	// RetryBudget bounds the retries of all requests together. Its zero value
+	// allows one for every five requests.
+	RetryBudget RetryBudget
+	// Backoff is the longest pause before the second retry of a request; it
+	// doubles with each further one, up to 1 s, and what is waited is random. The
+	// first retry is at once. 0 means 20 ms, a negative number no pauses, 1 s at
+	// most.
+	Backoff time.Duration
+	// Timeout is how long the backends may take, all attempts together, to accept
+	// a request and to begin its final response; time in which the client's body
+	// is awaited does not count. Then the client gets 504. 0 means 60 s.
 	Timeout time.Duration
+	// TryTimeout is how much of Timeout one attempt may take. If it is over, a
+	// request that is safe to repeat goes to another backend. 0 means all.
+	TryTimeout time.Duration
+	// Affinity keeps clients at the backend that they got first. It is cloned.
+	// Nil keeps nobody.
+	Affinity *Affinity
 	// Upgrade are the protocols that a client may upgrade to. Others are removed
 	// from the request, which goes on without. Nil means "websocket"; an empty
 	// list, none.
@@ -77,6 +91,16 @@ func (c *ProxyConfig) validate() error {
 	if c.Timeout < 0 {
 		errs = append(errs, fmt.Errorf("lb: ProxyConfig.Timeout is %v, want 0 for the default or more", c.Timeout))
 	}
+	if c.TryTimeout < 0 {
+		errs = append(errs, fmt.Errorf("lb: ProxyConfig.TryTimeout is %v, want 0 for none or more", c.TryTimeout))
+	}
+	if c.Backoff > maxBackoff {
+		errs = append(errs, fmt.Errorf("lb: ProxyConfig.Backoff is %v, want %v at most", c.Backoff, maxBackoff))
+	}
+	errs = append(errs, c.RetryBudget.validate())
+	if c.Affinity != nil {
+		errs = append(errs, c.Affinity.validate())
+	}
 	for i, prefix := range c.TrustedProxies {
 		if !prefix.IsValid() {
 			errs = append(errs, fmt.Errorf("lb: ProxyConfig.TrustedProxies[%d] is %v, want a valid prefix", i, prefix))
@@ -101,6 +125,8 @@ func (c *ProxyConfig) validate() error {
 // gone. A middleware that wants to see the end of every request must defer.
 type Proxy struct {
 	conf     ProxyConfig
+	budget   budget
+	affinity *affinity // nil: there is none
 	hijacker sync.Once // guards the one complaint about a missing Hijack
 }
 
@@ -130,12 +156,20 @@ func NewProxy(conf ProxyConfig) (*Proxy, error) {
 	if conf.Logger == nil {
 		conf.Logger = slog.Default()
 	}
-	return &Proxy{conf: conf}, nil
+	setDefault(&conf.Backoff, defaultBackoff)
+	p := &Proxy{conf: conf}
+	p.budget.set(conf.RetryBudget)
+	if conf.Affinity != nil {
+		p.affinity, p.conf.Affinity = newAffinity(conf.Affinity), nil
+	}
+	return p, nil
 }
 
 // ServeHTTP implements [http.Handler].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{proxy: p, w: w, rc: http.NewResponseController(w), in: r}
+	x := exchanges.Get().(*exchange)
+	defer x.recycle()
+	x.proxy, x.w, x.rc, x.in = p, w, *http.NewResponseController(w), r
 	x.event = Event{Request: r, Start: time.Now()}
 	if p.conf.OnDone != nil {
 		defer x.report()
@@ -146,42 +180,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.fail(err)
 	case !done:
 		x.forward()
-	}
-}
-
-// forward prepares the request and sends it to one backend after the other
-// until one answers.
-func (x *exchange) forward() {
-	if err := x.prepare(); err != nil {
-		x.fail(err)
-		return
-	}
-	var last *Error
-	for {
-		if err := x.in.Context().Err(); err != nil {
-			x.fail(x.gone(err))
-			return
-		}
-		picked, err := x.proxy.conf.Pool.Pick(PickInfo{Request: x.in, Tried: x.tried})
-		if err != nil {
-			if last == nil {
-				last = &Error{Status: http.StatusServiceUnavailable, Err: err}
-			}
-			x.fail(last)
-			return
-		}
-		x.begin(picked)
-		res, err := x.current.roundTrip()
-		if err == nil {
-			x.respond(res)
-			return
-		}
-		v := x.judge(err)
-		x.settle(v.result, 0, v.err)
-		if last = v.err; !v.retry || x.event.Attempts > x.proxy.conf.Retries {
-			x.fail(last)
-			return
-		}
 	}
 }
 

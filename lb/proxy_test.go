@@ -134,7 +134,7 @@ func TestResponseAsTheClientSeesIt(t *testing.T) {
 	backend := rawBackend(t, func(c *conn) {
 		c.reqHead()
 		c.send("HTTP/1.1 203 Other\nDate: Thu, 01 Jan 1970 00:00:00 GMT\nConnection: keep-alive, X-Hop\nX-Hop: 1\nKeep-Alive: 5\nProxy-Authenticate: Basic\n" +
-			"Proxy-Status: kept\nUpgrade: h2c\nBad Name: x\nTransfer-Encoding : chunked\nContent-Length: 5\nSet-Cookie: a=1\nSet-Cookie: b=2\n\n<p>hi")
+			"Proxy-Status: kept\nUpgrade: h2c\nBad Name: x\nContent-Length: 5\nSet-Cookie: a=1\nSet-Cookie: b=2\n\n<p>hi")
 	})
 	r := newRig(t, PoolConfig{}, ProxyConfig{}, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

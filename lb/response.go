@@ -4,15 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 )
 
 // respond forwards the response to the current attempt.
 func (x *exchange) respond(res *http.Response) {
 	defer res.Body.Close()
+	x.current.wait, x.current.load = time.Since(x.current.start), reportedLoad(res.Header)
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		x.respondUpgrade(res)
 		return
@@ -27,6 +28,7 @@ func (x *exchange) respond(res *http.Response) {
 	}
 	removeHopByHop(res.Header)
 	removeHopByHop(res.Trailer)
+	x.pin(res.Header)
 	if modify := x.proxy.conf.ModifyResponse; modify != nil {
 		if err := modify(res); err != nil {
 			x.refuse(Canceled, fmt.Errorf("ModifyResponse: %w", err))
@@ -161,10 +163,11 @@ func (x *exchange) readFailed(err error) error {
 }
 
 func isEventStream(h http.Header) bool {
+	const name = "text/event-stream"
 	v := h.Get("Content-Type")
-	if len(v) < len("text/event-stream") {
+	if len(v) < len(name) || !strings.EqualFold(v[:len(name)], name) {
 		return false
 	}
-	t, _, _ := mime.ParseMediaType(v)
-	return t == "text/event-stream"
+	rest := strings.TrimLeft(v[len(name):], " \t")
+	return rest == "" || rest[0] == ';'
 }

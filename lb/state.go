@@ -22,9 +22,13 @@ const (
 	// Draining is a backend that gets no new requests until Resume. The ones it
 	// has go on.
 	Draining
+	// Ejected is a healthy backend that failed too many requests (see
+	// OutlierDetection). It gets requests only while no backend is healthy or
+	// unknown, and is healthy again when its time is over.
+	Ejected
 )
 
-var stateNames = [...]string{Unknown: "unknown", Healthy: "healthy", Unhealthy: "unhealthy", Draining: "draining"}
+var stateNames = [...]string{Unknown: "unknown", Healthy: "healthy", Unhealthy: "unhealthy", Draining: "draining", Ejected: "ejected"}
 
 // String returns the state in lower case, such as "healthy".
 func (s State) String() string {
@@ -51,7 +55,7 @@ func (s *State) UnmarshalText(text []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("lb: state is %q, want unknown, healthy, unhealthy or draining", text)
+	return fmt.Errorf("lb: state is %q, want unknown, healthy, unhealthy, draining or ejected", text)
 }
 
 // StateChange is one backend's change from a state to another. It is plain

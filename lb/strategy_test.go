@@ -2,16 +2,29 @@ package lb
 
 import (
 	"fmt"
+	"math"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
+
+// allStrategies are all of the package, and BoundedLoad over each hash.
+var allStrategies = []Strategy{
+	RoundRobin{}, WeightedRoundRobin{}, Random{}, LeastRequest{}, PowerOfTwoChoices{}, PeakEWMA{},
+	HotColdLexicographic{}, First{}, RingHash{}, Maglev{}, Rendezvous{},
+	BoundedLoad{}, BoundedLoad{Over: RingHash{}}, BoundedLoad{Over: Rendezvous{}},
+}
 
 func backendsOf(weights ...int) []*Backend {
 	out := make([]*Backend, len(weights))
 	for i, w := range weights {
 		out[i] = &Backend{id: string(rune('a' + i%26))}
+		if i >= 26 {
+			out[i].id += fmt.Sprint(i / 26)
+		}
 		out[i].weight.Store(int64(w))
 	}
 	return out
@@ -133,7 +146,7 @@ func TestPickersSkipTheTried(t *testing.T) {
 	for i := range many {
 		many[i] = i + 1
 	}
-	for _, s := range []Strategy{RoundRobin{}, WeightedRoundRobin{}, LeastRequest{}} {
+	for _, s := range allStrategies {
 		for _, weights := range [][]int{{1}, {1, 1}, {1, 2, 3}, many} {
 			backends := backendsOf(weights...)
 			p := s.Build(backends)
@@ -153,15 +166,17 @@ func TestPickersSkipTheTried(t *testing.T) {
 }
 
 func TestPickDoesNotAllocate(t *testing.T) {
-	for _, s := range []Strategy{RoundRobin{}, WeightedRoundRobin{}, LeastRequest{}} {
+	info := PickInfo{Request: httptest.NewRequest("GET", "/", nil)}
+	load := new(Load{InFlight: 3, Latency: time.Millisecond})
+	for _, s := range allStrategies {
 		for _, n := range []int{10, 100} {
 			pool := poolOf(t, PoolConfig{Strategy: s}, n)
 			if got := testing.AllocsPerRun(100, func() {
-				picked, err := pool.Pick(PickInfo{})
+				picked, err := pool.Pick(info)
 				if err != nil {
 					t.Fatal(err)
 				}
-				picked.Done(Outcome{})
+				picked.Done(Outcome{Duration: time.Millisecond, Load: load})
 			}); got != 0 {
 				t.Errorf("%T, %d backends: %v allocations for a pick, want none", s, n, got)
 			}
@@ -169,15 +184,99 @@ func TestPickDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func BenchmarkPick(b *testing.B) {
-	for _, s := range []Strategy{RoundRobin{}, WeightedRoundRobin{}, LeastRequest{}} {
-		for _, n := range []int{10, 1000} {
-			b.Run(fmt.Sprintf("%T/%d", s, n), func(b *testing.B) {
-				p := s.Build(backendsOf(slices.Repeat([]int{1}, n)...))
-				for b.Loop() {
-					p.Pick(PickInfo{})
-				}
-			})
+// spread picks n times and returns how often each backend was chosen. Each
+// request ends before the next begins.
+func spread(p Picker, backends []*Backend, n int, info func(int) PickInfo) []int {
+	index := make(map[*Backend]int)
+	for i, b := range backends {
+		index[b] = i
+	}
+	got := make([]int, len(backends))
+	for i := range n {
+		got[index[p.Pick(info(i))]]++
+	}
+	return got
+}
+
+// checkShares fails if a share is more than sigmas standard deviations of chance
+// away from its weight's, slack being allowed on top.
+func checkShares(t *testing.T, name string, backends []*Backend, got []int, sigmas, slack float64) {
+	t.Helper()
+	total, n := 0.0, 0
+	for i, b := range backends {
+		total += float64(b.Weight())
+		n += got[i]
+	}
+	for i, b := range backends {
+		p := float64(b.Weight()) / total
+		want := p * float64(n)
+		if off := math.Abs(float64(got[i]) - want); off > sigmas*math.Sqrt(want*(1-p))+slack*want {
+			t.Errorf("%s: backend %v of weight %d got %d of %d, want %.0f or nearly so", name, b, b.Weight(), got[i], n, want)
 		}
+	}
+}
+
+func anyRequest(int) PickInfo { return PickInfo{} }
+
+func TestRandomShares(t *testing.T) {
+	for _, weights := range [][]int{{1}, {1, 1}, {5, 1, 1}, {1, 2, 3, 4, 5, 6, 7, 8}, {1000, 1}, {3, 3, 3, 1}} {
+		backends := backendsOf(weights...)
+		p := Random{}.Build(backends)
+		checkShares(t, fmt.Sprintf("weights %v", weights), backends, spread(p, backends, 40_000, anyRequest), 5, 0)
+		// Among those that are left the weights hold as well.
+		if len(weights) > 2 {
+			tried := PickInfo{Tried: backends[:1]}
+			got := spread(p, backends, 40_000, func(int) PickInfo { return tried })
+			if got[0] != 0 {
+				t.Errorf("weights %v: the first was tried and got %d", weights, got[0])
+			}
+			checkShares(t, fmt.Sprintf("weights %v without the first", weights), backends[1:], got[1:], 5, 0)
+		}
+	}
+}
+
+func TestPowerOfTwoChoices(t *testing.T) {
+	// Of two, the less loaded one relative to its weight.
+	backends := backendsOf(1, 4)
+	p := PowerOfTwoChoices{}.Build(backends)
+	for _, c := range []struct {
+		inFlight [2]int64
+		want     int
+	}{{[2]int64{1, 3}, 1}, {[2]int64{1, 5}, 0}, {[2]int64{0, 1}, 0}} {
+		backends[0].inFlight.Store(c.inFlight[0])
+		backends[1].inFlight.Store(c.inFlight[1])
+		got := spread(p, backends, 2000, anyRequest)
+		// Chance may draw the heavy one four times and see no other: (4/5)^5.
+		if share := float64(got[c.want]) / 2000; share < 0.6 {
+			t.Errorf("in flight %v: backend %d got a share of %.2f", c.inFlight, c.want, share)
+		}
+	}
+	// Balls into bins: nobody ends.
+	many := backendsOf(slices.Repeat([]int{1}, 500)...)
+	p = PowerOfTwoChoices{}.Build(many)
+	for range 20 * len(many) {
+		p.Pick(PickInfo{}).inFlight.Add(1)
+	}
+	for i, b := range many {
+		if n := b.InFlight(); n < 10 || n > 26 {
+			t.Errorf("backend %d has %d in flight, want 20 or nearly so", i, n)
+		}
+	}
+	// Weights count in the draw as well as in the comparison.
+	unequal := backendsOf(30, 10, 10, 10, 10, 10, 10, 10)
+	p = PowerOfTwoChoices{}.Build(unequal)
+	got := spread(p, unequal, 40_000, anyRequest)
+	checkShares(t, "idle", unequal, got, 5, 0.15)
+}
+
+func TestFirst(t *testing.T) {
+	backends := backendsOf(1, 9, 9)
+	p := First{}.Build(backends)
+	backends[0].inFlight.Store(1000)
+	if got := order(p, 3); got != "aaa" {
+		t.Errorf("order %s, want aaa", got)
+	}
+	if b := p.Pick(PickInfo{Tried: backends[:1]}); b != backends[1] {
+		t.Errorf("the first was tried: got %v, want b", b)
 	}
 }

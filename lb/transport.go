@@ -2,13 +2,42 @@ package lb
 
 import (
 	"context"
+	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
+
+	"github.com/palisade-go/palisade/lb/internal/http1"
 )
 
-// newTransport makes the connections to one backend. Each backend has its own
-// transport, so that its connections end with it and no lock is shared.
+// transport makes the connections to one backend. Each backend has its own, so
+// that its connections end with it and no lock is shared.
+type transport interface {
+	http.RoundTripper
+	CloseIdleConnections()
+}
+
+// newBackendTransport returns an [http1.Client], which works in the goroutine of
+// the request, unless HTTP/2 may be spoken.
+func (p *Pool) newBackendTransport(u *url.URL) transport {
+	if u.Scheme == schemeH2C {
+		return p.newH2CTransport()
+	}
+	if u.Scheme == "https" && p.speaksHTTP2() {
+		return p.newTransport()
+	}
+	return http1.New(http1.Config{
+		Dial:             p.dial,
+		TLS:              p.conf.TLS,
+		HandshakeTimeout: p.conf.DialTimeout,
+		IdleConns:        p.conf.IdleConns,
+		IdleTimeout:      p.conf.IdleTimeout,
+		HeadBytes:        int(min(p.conf.HeaderBytes, math.MaxInt32)),
+	})
+}
+
+// newTransport returns a transport of net/http.
 func (p *Pool) newTransport() *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)

@@ -9,11 +9,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/palisade-go/palisade/internal/testcert"
+	"github.com/palisade-go/palisade/lb/internal/http1"
 )
 
 // tlsBackend speaks HTTP/2 and HTTP/1.1 and demands a certificate.
@@ -138,9 +140,68 @@ func TestConnectionsAreKept(t *testing.T) {
 // The environment must not lead requests astray. net/http reads it once for a
 // process, so that a test cannot set it.
 func TestProxyFromTheEnvironmentIsIgnored(t *testing.T) {
-	p := poolOf(t, PoolConfig{Health: &HealthCheck{Interval: time.Hour}}, 1)
-	if p.backends[0].transport.Proxy != nil || p.checks.Proxy != nil {
+	p := poolOf(t, PoolConfig{
+		Backends: []BackendConfig{{URL: "https://h2.test"}, {ID: "plain", URL: "http://h1.test"}},
+		TLS:      &tls.Config{NextProtos: []string{"h2"}}, Health: &HealthCheck{Interval: time.Hour},
+	}, 0)
+	if p.backends[0].transport.(*http.Transport).Proxy != nil || p.checks.Proxy != nil {
 		t.Error("a transport asks for a proxy")
+	}
+	// This one knows of no proxies.
+	if _, ok := p.backends[1].transport.(*http1.Client); !ok {
+		t.Errorf("the transport of an http backend is a %T", p.backends[1].transport)
+	}
+}
+
+// TestSmugglingBackend: a response whose end is not certain is refused, and
+// nothing that follows it on its connection answers the next request.
+func TestSmugglingBackend(t *testing.T) {
+	const hidden = "HTTP/1.1 200 OK\nContent-Length: 4\n\nevil"
+	for _, answer := range []string{
+		"HTTP/1.1 200 OK\nContent-Length: 2\nTransfer-Encoding: chunked\n\n0\n\n",
+		"HTTP/1.1 200 OK\nContent-Length: 2\nTransfer-Encoding : chunked\n\nok",
+		"HTTP/1.1 200 OK\nContent-Length: 2\nContent-Length: 2\n\nok",
+		"HTTP/1.1 200 OK\nContent-Length: 2\nContent-Length: 3\n\nok",
+		"HTTP/1.1 200 OK\nContent-Length: +2\n\nok",
+		"HTTP/1.1 200 OK\nTransfer-Encoding: chunked, identity\n\n0\n\n",
+		"HTTP/1.1 200 OK\nX: a\n Content-Length: 2\n\n",
+		"HTTP/1.0 200 OK\nTransfer-Encoding: chunked\n\n0\n\n",
+	} {
+		r := newRig(t, PoolConfig{}, ProxyConfig{}, nil, rawBackend(t, func(c *conn) {
+			for {
+				if _, ok := c.reqHead(); !ok {
+					return
+				}
+				c.send(answer + hidden)
+			}
+		}))
+		for range 2 {
+			client := dialRaw(t, r.addr)
+			client.send("GET / HTTP/1.1\nHost: h\n\n")
+			if res, body := client.response("GET"); res.StatusCode != 502 || strings.Contains(body, "evil") {
+				t.Errorf("%q: %d %q, want 502", answer, res.StatusCode, body)
+			}
+			if e := r.event(); e.Attempts != 1 {
+				t.Errorf("%q: %d attempts after a part of a response", answer, e.Attempts)
+			}
+		}
+		if s := r.pool.Status()[0]; s.Failures != 2 || s.InFlight != 0 {
+			t.Errorf("%q: status %+v", answer, s)
+		}
+	}
+	// What comes after a whole response is nobody's.
+	r := newRig(t, PoolConfig{}, ProxyConfig{}, nil, rawBackend(t, func(c *conn) {
+		if _, ok := c.reqHead(); ok {
+			c.send("HTTP/1.1 200 OK\nContent-Length: 2\n\nok" + hidden)
+			c.reqHead()
+		}
+	}))
+	for range 3 {
+		client := dialRaw(t, r.addr)
+		client.send("GET / HTTP/1.1\nHost: h\n\n")
+		if res, body := client.response("GET"); res.StatusCode != 200 || body != "ok" {
+			t.Errorf("%d %q", res.StatusCode, body)
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ func (x *exchange) respondUpgrade(res *http.Response) {
 		return
 	}
 	removeHopByHop(res.Header)
+	x.pin(res.Header)
 	if modify := x.proxy.conf.ModifyResponse; modify != nil {
 		if err := modify(res); err != nil {
 			x.refuse(Canceled, fmt.Errorf("ModifyResponse: %w", err))

@@ -1,0 +1,74 @@
+package lb
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+func logged(uri, agent string) Event {
+	r := &http.Request{
+		Method: "GET", RequestURI: uri, URL: new(url.URL), Proto: "HTTP/1.1", Host: "h.test", RemoteAddr: "[2001:db8::1]:4711",
+		Header: http.Header{"User-Agent": {agent}},
+	}
+	start := time.Date(2026, 11, 25, 7, 8, 9, 0, time.FixedZone("", 3600))
+	return Event{Request: r, Backend: "b1", Attempts: 2, Status: 502, Err: errors.New("why"), Start: start, Duration: 1234567, RequestBytes: 3, ResponseBytes: 42}
+}
+
+func TestAppendCombined(t *testing.T) {
+	for _, c := range []struct {
+		e    Event
+		want string
+	}{
+		{logged("/a?b=c", "curl/8"), `2001:db8::1 - - [25/Nov/2026:07:08:09 +0100] "GET /a?b=c HTTP/1.1" 502 42 "-" "curl/8"`},
+		{logged("/\" 200 \n", "a\\\x01\xff"), `2001:db8::1 - - [25/Nov/2026:07:08:09 +0100] "GET /\x22 200 \x0a HTTP/1.1" 502 42 "-" "a\x5c\x01\xff"`},
+		{logged("", ""), `2001:db8::1 - - [25/Nov/2026:07:08:09 +0100] "GET / HTTP/1.1" 502 42 "-" "-"`},
+	} {
+		if got := string(c.e.AppendCombined([]byte("> "))); got != "> "+c.want+"\n" {
+			t.Errorf("got  %swant > %s", got, c.want)
+		}
+	}
+	if n := len(logged(strings.Repeat("/", 1<<20), strings.Repeat("\n", 1<<20)).AppendCombined(nil)); n > 6*maxLogField {
+		t.Errorf("a line of %d bytes", n)
+	}
+}
+
+func TestLogAttrs(t *testing.T) {
+	var out bytes.Buffer
+	e := logged("/a", "curl/8")
+	e.Upgraded = true
+	slog.New(slog.NewJSONHandler(&out, nil)).LogAttrs(context.Background(), slog.LevelInfo, "request", e.LogAttrs()...)
+	var got map[string]any
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]any{
+		"start": "2026-11-25T07:08:09+01:00", "peer": "2001:db8::1", "method": "GET", "host": "h.test", "target": "/a", "proto": "HTTP/1.1", "status": 502.,
+		"duration": 1235e3, "request_bytes": 3., "response_bytes": 42., "backend": "b1", "attempts": 2., "user_agent": "curl/8", "upgraded": true, "err": "why",
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %v, want %v", name, got[name], want)
+		}
+	}
+}
+
+// FuzzAppendCombined: whatever a client sends, it is one line with three quoted
+// fields.
+func FuzzAppendCombined(f *testing.F) {
+	f.Add("/a b", "x\"y\r\n", "GET")
+	f.Fuzz(func(t *testing.T, uri, agent, method string) {
+		e := logged(uri, agent)
+		e.Request.Method = method
+		line := string(e.AppendCombined(nil))
+		if strings.Count(line, "\n") != 1 || strings.Count(line, `"`) != 6 || strings.ContainsAny(line, "\r\x00\x1b") {
+			t.Fatalf("line %q", line)
+		}
+	})
+}

@@ -1,0 +1,195 @@
+package lb
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const addrProxy = "192.0.2.80:80"
+
+func TestBudget(t *testing.T) {
+	var b budget
+	for range 1000 {
+		if !b.spend() {
+			t.Fatal("a budget without bound says no")
+		}
+	}
+	b.set(RetryBudget{Reserve: 20})
+	spent := func() (n int) {
+		for b.spend() {
+			n++
+		}
+		return n
+	}
+	if n := spent(); n != 2 {
+		t.Errorf("a new budget allows %d retries, want a tenth of 20", n)
+	}
+	for range 50 {
+		b.earn()
+	}
+	if n := spent(); n != 10 {
+		t.Errorf("50 requests earn %d retries, want a fifth", n)
+	}
+	for range 1000 {
+		b.earn()
+	}
+	b.giveBack()
+	if n := spent(); n != 20 {
+		t.Errorf("%d are saved up, want 20 at most", n)
+	}
+	b.giveBack()
+	if n := spent(); n != 1 {
+		t.Errorf("%d after one was given back", n)
+	}
+	// Many at once spend no more than there is.
+	for range 1000 {
+		b.earn()
+	}
+	var total atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { total.Add(int64(spent())) })
+	}
+	if wg.Wait(); total.Load() != 20 {
+		t.Errorf("%d were spent at once, of 20", total.Load())
+	}
+}
+
+func TestRetryMistakes(t *testing.T) {
+	_, err := NewProxy(ProxyConfig{TryTimeout: -1, Backoff: 2 * time.Second, RetryBudget: RetryBudget{Percent: 1001, Reserve: -3}})
+	for _, want := range []string{"TryTimeout is -1ns", "Backoff is 2s", "Percent is 1001", "Reserve is -3"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error lacks %q:\n%v", want, err)
+		}
+	}
+}
+
+// TestOutageIsNotAmplified: with all backends dead, the attempts are bounded by
+// the budget and not by Retries.
+func TestOutageIsNotAmplified(t *testing.T) {
+	var broken atomic.Int64
+	for name, backends := range map[string][]any{
+		"refused": {deadAddr(t), deadAddr(t), deadAddr(t)},
+		"reset":   {breaks(t, &broken, ""), breaks(t, &broken, ""), breaks(t, &broken, "")},
+	} {
+		r := newRig(t, PoolConfig{}, ProxyConfig{Backoff: -1}, nil, backends...)
+		client := dialRaw(t, r.addr)
+		const n = 500
+		attempts := 0
+		for range n {
+			client.send("GET / HTTP/1.1\nHost: h\n\n")
+			client.response("GET")
+			attempts += r.event().Attempts
+		}
+		// A tenth of the reserve beside a fifth of the requests.
+		if attempts > n+n/5+10 || attempts < n+n/5 {
+			t.Errorf("%s: %d attempts for %d requests", name, attempts, n)
+		}
+	}
+}
+
+func TestTryTimeout(t *testing.T) {
+	hang := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) // or the server does not see that the client leaves
+		<-r.Context().Done()
+	})
+	early := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+		<-r.Context().Done()
+	})
+	for _, c := range []struct {
+		name, method, body string
+		first              http.Handler
+		second             http.Handler // nil is a good one
+		status, attempts   int
+		took               time.Duration
+	}{
+		{"GET", "GET", "", hang, nil, 200, 2, 2 * time.Second},
+		{"a GET that has had a part of a response", "GET", "", early, nil, 504, 1, 2 * time.Second},
+		{"POST", "POST", "", hang, nil, 504, 1, 2 * time.Second},
+		{"PUT with a body", "PUT", "body", hang, nil, 504, 1, 2 * time.Second},
+		{"the time for all is over in the second attempt", "GET", "", hang, hang, 504, 2, 3 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := make(network)
+			n.serve(t, addrA, c.first)
+			if c.second == nil {
+				c.second = new(seen)
+			}
+			n.serve(t, addrB, c.second)
+			pool := checkedPool(t, n, nil, nil)
+			defer pool.Close()
+			var e Event
+			proxy, err := NewProxy(ProxyConfig{Pool: pool, Timeout: 3 * time.Second, TryTimeout: 2 * time.Second, OnDone: func(got Event) { e = got }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.serve(t, addrProxy, proxy)
+			tr := &http.Transport{DialContext: n.dial}
+			defer tr.CloseIdleConnections()
+			start := time.Now()
+			req, _ := http.NewRequest(c.method, "http://"+addrProxy+"/", strings.NewReader(c.body))
+			res, err := tr.RoundTrip(req)
+			if err != nil {
+				t.Fatalf("%s: %v", c.name, err)
+			}
+			io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			synctest.Wait()
+			if took := time.Since(start); res.StatusCode != c.status || e.Attempts != c.attempts || took != c.took {
+				t.Errorf("%s: status %d, %d attempts in %v, want %+v", c.name, res.StatusCode, e.Attempts, took, c)
+			}
+		})
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	for _, c := range []struct {
+		base     time.Duration
+		attempts int
+		most     time.Duration
+	}{{20, 1, 0}, {20, 2, 20}, {20, 3, 40}, {20, 5, 160}, {-1, 5, 0}, {maxBackoff, 17, maxBackoff}} {
+		var longest time.Duration
+		for range 2000 {
+			longest = max(longest, backoff(c.base, c.attempts))
+		}
+		if longest > c.most || longest < c.most*9/10 {
+			t.Errorf("%+v: up to %v", c, longest)
+		}
+	}
+}
+
+// A client that goes away during a pause is not waited for.
+func TestBackoffEndsWithTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := make(network) // everyone refuses
+		pool := poolOf(t, PoolConfig{Dial: n.dial}, 5)
+		defer pool.Close()
+		var e Event
+		proxy, err := NewProxy(ProxyConfig{Pool: pool, Retries: 4, Backoff: time.Second, OnDone: func(got Event) { e = got }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.serve(t, addrProxy, proxy)
+		tr := &http.Transport{DialContext: n.dial}
+		defer tr.CloseIdleConnections()
+		req, _ := http.NewRequest("GET", "http://"+addrProxy+"/", nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := tr.RoundTrip(req.WithContext(ctx)); err == nil {
+			t.Fatal("an answer")
+		}
+		synctest.Wait()
+		if e.Status != StatusClientClosed || e.Attempts != 2 || errors.Is(e.Err, errHeadTimeout) || e.Duration > 2*time.Millisecond {
+			t.Errorf("event %+v", e)
+		}
+	})
+}

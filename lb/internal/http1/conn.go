@@ -1,0 +1,169 @@
+package http1
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// watchAfter is how long an exchange waits for the backend before it begins to
+// watch its context: most are over by then, and need not be watched.
+const watchAfter = 10 * time.Millisecond
+
+// conn is a connection to a backend. One exchange at a time has it, in one
+// goroutine, but for an upload's.
+type conn struct {
+	client *Client
+	nc     net.Conn // what is read and written
+	raw    net.Conn // below TLS
+	tls    *tls.ConnectionState
+	probe  *probe // nil if the connection cannot be looked at
+	reader *Reader
+	reused bool
+	idled  time.Time // when it fell idle
+
+	// Of the exchange.
+	ctx      context.Context
+	due      time.Time   // when the response must have begun, zero for never
+	watching func() bool // ends the watch; nil while there is none
+	answered bool        // bytes have come
+	up       *upload     // nil without a body
+}
+
+// begin starts an exchange, which waits until due.
+func (c *conn) begin(ctx context.Context, now, due time.Time) {
+	c.ctx, c.due, c.answered, c.up = ctx, due, false, nil
+	first := now.Add(watchAfter)
+	if !due.IsZero() && due.Before(first) {
+		first = due
+	}
+	c.nc.SetReadDeadline(first)
+}
+
+// abort ends the connection, from any goroutine.
+func (c *conn) abort() { c.raw.Close() }
+
+// Read is what the reader reads from. It starts the watch when the first
+// deadline has passed.
+func (c *conn) Read(p []byte) (int, error) {
+	for {
+		n, err := c.nc.Read(p)
+		if n > 0 {
+			c.answered = true
+			return n, nil
+		}
+		if err == nil {
+			return 0, io.ErrNoProgress
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, c.cause(err)
+		}
+		if !c.due.IsZero() && !time.Now().Before(c.due) {
+			return 0, ErrTimeout
+		}
+		if c.ctx.Err() != nil {
+			return 0, context.Cause(c.ctx)
+		}
+		c.watch()
+		c.nc.SetReadDeadline(c.due)
+	}
+}
+
+func (c *conn) watch() {
+	if c.watching == nil {
+		c.watching = context.AfterFunc(c.ctx, c.abort)
+	}
+}
+
+// cause is what lies behind a failure to read or write.
+func (c *conn) cause(err error) error {
+	if e := c.up.failure(); e != nil {
+		return e
+	}
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
+	return err
+}
+
+// headReceived ends the wait for the response.
+func (c *conn) headReceived() {
+	if c.due = (time.Time{}); c.watching != nil {
+		c.nc.SetReadDeadline(time.Time{})
+	}
+}
+
+// send writes a head. One that is large may meet a peer that does not read.
+func (c *conn) send(head []byte) (n int, err error) {
+	if len(head) > bufferSize {
+		c.watch()
+		c.nc.SetWriteDeadline(c.due)
+		defer c.nc.SetWriteDeadline(time.Time{})
+	}
+	if n, err = c.nc.Write(head); errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, ErrTimeout
+	}
+	return n, err
+}
+
+// finish ends the exchange, after whose response the connection may be used
+// again or not.
+func (c *conn) finish(again bool) {
+	if c.watching != nil {
+		again = c.watching() && again
+		c.watching = nil
+	}
+	// Bytes that nobody asked for are no answer to the next request.
+	again = again && c.reader.Buffered() == 0
+	c.reader.Release()
+	c.ctx = nil
+	if c.up != nil && again {
+		idle, later := c.up.detach()
+		if later {
+			return
+		}
+		again = idle
+	}
+	if again {
+		c.client.put(c)
+		return
+	}
+	c.abort()
+}
+
+// tunnel is the body of a response with the status 101: the connection.
+type tunnel struct {
+	net.Conn
+	early *Reader // what came with the head
+}
+
+// Read implements io.Reader.
+func (t *tunnel) Read(p []byte) (int, error) {
+	if t.early.Buffered() > 0 {
+		return t.early.Read(p)
+	}
+	t.early.Release()
+	return t.Conn.Read(p)
+}
+
+// CloseWrite ends the direction to the backend.
+func (t *tunnel) CloseWrite() error {
+	if half, ok := t.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return t.Conn.Close()
+}
+
+// upgrade turns the connection over to the caller.
+func (c *conn) upgrade() io.ReadWriteCloser {
+	if c.watching != nil {
+		c.watching()
+		c.watching = nil
+	}
+	c.nc.SetDeadline(time.Time{})
+	return &tunnel{Conn: c.nc, early: c.reader}
+}

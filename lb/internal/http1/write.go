@@ -1,0 +1,281 @@
+package http1
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// AppendRequest appends the head of a request as a client sends it: framed by
+// ContentLength and Trailer, whatever Header says of framing. A Body that is nil
+// or [http.NoBody] is none; then ContentLength is not looked at. An empty
+// User-Agent is left out, as net/http's transport does. The error is for what
+// cannot be sent.
+func AppendRequest(dst []byte, req *http.Request) ([]byte, error) {
+	method := req.Method
+	if method == "" {
+		method = http.MethodGet
+	}
+	if !isToken(method) {
+		return nil, fmt.Errorf("http1: method %q", method)
+	}
+	dst = append(append(dst, method...), ' ')
+	dst, err := appendTarget(dst, req)
+	if err != nil {
+		return nil, err
+	}
+	dst = append(dst, " HTTP/1.1\r\nHost: "...)
+	if dst, err = appendHost(dst, req); err != nil {
+		return nil, err
+	}
+	dst = append(dst, "\r\n"...)
+	if req.Close {
+		dst = append(dst, "Connection: close\r\n"...)
+	}
+	switch length := bodyLength(req); {
+	case length == chunked:
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+		if dst, err = appendAnnounced(dst, req.Trailer); err != nil {
+			return nil, err
+		}
+	case length > 0, needsLength(method):
+		dst = append(strconv.AppendInt(append(dst, "Content-Length: "...), length, 10), "\r\n"...)
+	}
+	for name, values := range req.Header {
+		switch name {
+		case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
+			continue
+		case "User-Agent":
+			if len(values) > 0 && values[0] == "" {
+				continue
+			}
+		case "Connection":
+			if req.Close {
+				continue
+			}
+		}
+		if dst, err = appendField(dst, name, values); err != nil {
+			return nil, err
+		}
+	}
+	return append(dst, "\r\n"...), nil
+}
+
+// bodyLength is chunked or the number of bytes that a request's body must have.
+func bodyLength(req *http.Request) int64 {
+	switch {
+	case req.Body == nil || req.Body == http.NoBody:
+		return 0
+	case req.ContentLength > 0:
+		return req.ContentLength
+	}
+	return chunked
+}
+
+// needsLength says whether a request without a body says so (RFC 9110, section
+// 8.6).
+func needsLength(method string) bool {
+	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
+}
+
+// appendTarget writes URL.RequestURI without its copies.
+func appendTarget(dst []byte, req *http.Request) ([]byte, error) {
+	begin := len(dst)
+	if u := req.URL; u.Opaque != "" {
+		dst = append(dst, u.RequestURI()...)
+	} else {
+		path := u.EscapedPath()
+		if path == "" {
+			path = "/"
+		}
+		dst = append(dst, path...)
+		if u.ForceQuery || u.RawQuery != "" {
+			dst = append(append(dst, '?'), u.RawQuery...)
+		}
+	}
+	for _, c := range dst[begin:] {
+		if classes[c]&inTarget == 0 {
+			return nil, fmt.Errorf("http1: target %q", dst[begin:])
+		}
+	}
+	return dst, nil
+}
+
+func appendHost(dst []byte, req *http.Request) ([]byte, error) {
+	host := req.Host
+	if host == "" {
+		host = req.URL.Host
+	}
+	for i := range len(host) {
+		if host[i] >= 0x80 {
+			ascii, err := httpguts.PunycodeHostPort(host)
+			if err != nil {
+				return nil, fmt.Errorf("http1: host %q", host)
+			}
+			host = ascii
+			break
+		}
+	}
+	if !httpguts.ValidHostHeader(host) {
+		return nil, fmt.Errorf("http1: host %q", host)
+	}
+	return append(dst, host...), nil
+}
+
+// appendField writes a field, one line for each value.
+func appendField(dst []byte, name string, values []string) ([]byte, error) {
+	if !isToken(name) {
+		return nil, fmt.Errorf("http1: field name %q", name)
+	}
+	for _, v := range values {
+		if !consists(v, inValue) {
+			return nil, fmt.Errorf("http1: control characters in the value of %s", name)
+		}
+		dst = append(append(dst, name...), ": "...)
+		dst = append(append(dst, trim(v)...), "\r\n"...)
+	}
+	return dst, nil
+}
+
+func appendAnnounced(dst []byte, trailer http.Header) ([]byte, error) {
+	if len(trailer) == 0 {
+		return dst, nil
+	}
+	names := make([]string, 0, len(trailer))
+	for name := range trailer {
+		if !isToken(name) {
+			return nil, fmt.Errorf("http1: trailer field %q", name)
+		}
+		if !httpguts.ValidTrailerHeader(name) {
+			continue
+		}
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return dst, nil
+	}
+	slices.Sort(names)
+	dst = append(append(dst, "Trailer: "...), strings.Join(names, ", ")...)
+	return append(dst, "\r\n"...), nil
+}
+
+// AppendResponse appends the head of a response to a request of the given
+// method, framed by ContentLength (below 0 means chunks) and Trailer, whatever
+// Header says of framing. A response to HEAD and one with the status 304 has the
+// length that a whole one would have, if it is known.
+func AppendResponse(dst []byte, res *http.Response, method string) ([]byte, error) {
+	code := res.StatusCode
+	if code < 100 || code > 999 {
+		return nil, fmt.Errorf("http1: status %d", code)
+	}
+	dst = strconv.AppendInt(append(dst, "HTTP/1.1 "...), int64(code), 10)
+	dst = append(append(append(dst, ' '), http.StatusText(code)...), "\r\n"...)
+	var err error
+	switch bodiless := code < 200 || code == http.StatusNoContent; {
+	case bodiless:
+	case res.ContentLength >= 0:
+		dst = append(strconv.AppendInt(append(dst, "Content-Length: "...), res.ContentLength, 10), "\r\n"...)
+	case method != http.MethodHead && code != http.StatusNotModified:
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+		if dst, err = appendAnnounced(dst, res.Trailer); err != nil {
+			return nil, err
+		}
+	}
+	if res.Close {
+		dst = append(dst, "Connection: close\r\n"...)
+	}
+	for name, values := range res.Header {
+		switch name {
+		case "Content-Length", "Transfer-Encoding", "Trailer":
+			continue
+		case "Connection":
+			if res.Close {
+				continue
+			}
+		}
+		if dst, err = appendField(dst, name, values); err != nil {
+			return nil, err
+		}
+	}
+	return append(dst, "\r\n"...), nil
+}
+
+// Writer writes a body. Each Write becomes one write to the connection. It is
+// not safe for concurrent use.
+type Writer struct {
+	dst  io.Writer
+	left int64 // chunked, or bytes that must come
+	buf  []byte
+}
+
+// NewWriter returns a writer for a body of length bytes, or in chunks if length
+// is below 0.
+func NewWriter(dst io.Writer, length int64) *Writer {
+	return &Writer{dst: dst, left: max(length, chunked)}
+}
+
+var errTooLong = errors.New("http1: the body is longer than its length")
+
+// Write implements io.Writer. A part that would exceed the length is not
+// written at all.
+func (w *Writer) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil // an empty chunk would be the end
+	}
+	if w.left != chunked {
+		if int64(len(p)) > w.left {
+			return 0, errTooLong
+		}
+		n, err := w.dst.Write(p)
+		w.left -= int64(n)
+		return n, err
+	}
+	w.buf = appendChunk(w.buf[:0], p)
+	if _, err := w.dst.Write(w.buf); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func appendChunk(dst, p []byte) []byte {
+	dst = append(strconv.AppendInt(dst, int64(len(p)), 16), "\r\n"...)
+	return append(append(dst, p...), "\r\n"...)
+}
+
+// Close ends the body: in chunks, with the trailer. Fields that must not be in
+// one (RFC 9110, section 6.5.1) are left out. It does not close the connection. A body that is too short is an error.
+func (w *Writer) Close(trailer http.Header) error {
+	if w.left != chunked {
+		if w.left > 0 {
+			return fmt.Errorf("http1: the body is %d bytes short of its length", w.left)
+		}
+		return nil
+	}
+	end, err := appendEnd(w.buf[:0], trailer)
+	if err != nil {
+		return err
+	}
+	_, err = w.dst.Write(end)
+	return err
+}
+
+// appendEnd writes the last chunk and the trailer.
+func appendEnd(dst []byte, trailer http.Header) ([]byte, error) {
+	dst = append(dst, "0\r\n"...)
+	for name, values := range trailer {
+		if !httpguts.ValidTrailerHeader(name) {
+			continue
+		}
+		var err error
+		if dst, err = appendField(dst, name, values); err != nil {
+			return nil, err
+		}
+	}
+	return append(dst, "\r\n"...), nil
+}
