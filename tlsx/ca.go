@@ -1,6 +1,7 @@
 package tlsx
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -22,13 +23,15 @@ import (
 )
 
 const (
-	// authorityFile holds the root's certificate and key. It is the one file
-	// that says which root the folder has.
+	// authorityFile holds the root's certificate and key. It is the one value
+	// that says which root a folder or storage has.
 	authorityFile = "authority.pem"
 	// rootFile holds the certificate alone, for those who are to trust it.
 	rootFile = "root.pem"
 	// rootLifetime is that of a new root.
 	rootLifetime = 10 * 365 * 24 * time.Hour
+	// caStorageTimeout is how long the storage may take to answer.
+	caStorageTimeout = 5 * time.Second
 	// clockSkew is by how much a certificate is valid before it is made, for
 	// peers whose clock is behind.
 	clockSkew = 5 * time.Minute
@@ -37,8 +40,11 @@ const (
 // CAConfig says where an internal authority lives. It is checked by [OpenCA].
 type CAConfig struct {
 	// Dir is the folder with the root, made with mode 0700 if it is missing.
-	// Empty is an error.
+	// Empty is an error unless there is a Storage.
 	Dir string
+	// Storage keeps the authority instead of a folder. It gets to see the keys
+	// as they are. Nil means DirStorage{Path: Dir}; with both it is an error.
+	Storage Storage
 	// Name is the common name of a new root. Empty means "Palisade internal CA".
 	Name string
 	// TrustDomain is the host of the spiffe:// URIs that name identities. Empty
@@ -46,24 +52,43 @@ type CAConfig struct {
 	TrustDomain string
 	// Leaf is the lifetime of certificates. Zero means 24 hours.
 	Leaf time.Duration
+	// Intermediate is the lifetime of intermediate authorities, which sign the
+	// leaves in the root's stead. A new one takes over at half of it, so it is
+	// at least twice Leaf. Zero means none: the root signs. A root that was made
+	// without cannot have them later.
+	Intermediate time.Duration
+	// Constrain limits what a new root, and everyone below it, can certify (RFC
+	// 5280, section 4.2.1.10): domains, with the names below them, and address
+	// ranges such as "10.0.0.0/8". Identities are limited to the trust domain
+	// with it. Nil means no limits.
+	Constrain []string
 	// Logger gets changes of state. Nil means slog.Default().
 	Logger *slog.Logger
 }
 
 // CA is an internal certificate authority: one P-256 root in a folder, which
-// signs leaves directly. It is a [TrustSource] that trusts that root. Create it
-// with [OpenCA]. It is safe for concurrent use, and needs no Close.
+// signs leaves itself or through intermediates. It is a [TrustSource] that
+// trusts that root. Create it with [OpenCA]. It is safe for concurrent use, and
+// needs no Close.
 //
 // Whoever can read the folder can become anyone whom the authority's
 // certificates name. There is no revocation: leaves are short-lived instead.
 type CA struct {
-	dir         string
-	trustDomain string
-	lifetime    time.Duration
-	logger      *slog.Logger
-	cert        *x509.Certificate
-	key         crypto.Signer
-	roots       *Roots
+	dir          string // empty with a storage of the caller's
+	storage      Storage
+	trustDomain  string
+	lifetime     time.Duration
+	intermediate time.Duration
+	logger       *slog.Logger
+	root         *authority
+	roots        *Roots
+	issuing      issuing
+}
+
+// authority is a certificate that signs others, with its key. It is immutable.
+type authority struct {
+	cert *x509.Certificate
+	key  crypto.Signer
 }
 
 // OpenCA opens the authority in a folder, and makes it first if there is none.
@@ -85,8 +110,15 @@ func OpenCA(c CAConfig) (*CA, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	ca := &CA{dir: c.Dir, trustDomain: c.TrustDomain, lifetime: c.Leaf, logger: c.Logger}
-	if err := ca.open(c.Name); err != nil {
+	ca := &CA{dir: c.Dir, storage: c.Storage, trustDomain: c.TrustDomain, lifetime: c.Leaf, intermediate: c.Intermediate, logger: c.Logger}
+	if ca.storage == nil {
+		ca.storage = DirStorage{Path: c.Dir}
+	}
+	err := ca.open(&c)
+	if err == nil {
+		_, err = ca.issuer(time.Now())
+	}
+	if err != nil {
 		return nil, fmt.Errorf("tlsx: internal CA: %w", err)
 	}
 	return ca, nil
@@ -94,8 +126,8 @@ func OpenCA(c CAConfig) (*CA, error) {
 
 func (c *CAConfig) validate() error {
 	var errs []error
-	if c.Dir == "" {
-		errs = append(errs, errors.New("tlsx: CAConfig.Dir is empty, want a folder"))
+	if (c.Dir == "") == (c.Storage == nil) {
+		errs = append(errs, fmt.Errorf("tlsx: CAConfig.Dir is %q and Storage a %T, want one of them", c.Dir, c.Storage))
 	}
 	if len(c.Name) > 64 {
 		errs = append(errs, fmt.Errorf("tlsx: CAConfig.Name is %q, want at most 64 bytes", c.Name))
@@ -106,35 +138,43 @@ func (c *CAConfig) validate() error {
 	if c.Leaf < 0 {
 		errs = append(errs, fmt.Errorf("tlsx: CAConfig.Leaf is %v, want a positive lifetime", c.Leaf))
 	}
+	if c.Intermediate != 0 && c.Intermediate < 2*c.Leaf {
+		errs = append(errs, fmt.Errorf("tlsx: CAConfig.Intermediate is %v, want at least twice the %v of Leaf", c.Intermediate, c.Leaf))
+	}
+	if _, err := parseConstraints(c.Constrain); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
 // open loads the root. Making one and losing the race for the folder to another
 // process ends in loading that one's root, so there is a single way to a root.
-func (ca *CA) open(name string) error {
-	if err := os.MkdirAll(ca.dir, 0o700); err != nil {
-		return err
-	}
-	file := filepath.Join(ca.dir, authorityFile)
-	data, err := os.ReadFile(file)
+func (ca *CA) open(c *CAConfig) error {
+	ctx, cancel := context.WithTimeout(context.Background(), caStorageTimeout)
+	defer cancel()
+	data, err := ca.storage.Load(ctx, authorityFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		if data, err = newAuthority(name, ca.trustDomain); err != nil {
+		if data, err = newAuthority(c); err != nil {
 			return err
 		}
-		switch err = createFile(file, data, 0o600); {
+		switch err = ca.storage.Swap(ctx, authorityFile, nil, data); {
 		case err == nil:
 			ca.logger.Info("tlsx: made a new internal CA", "dir", ca.dir)
-		case !errors.Is(err, fs.ErrExist):
+		case !errors.Is(err, ErrConflict):
 			return err
 		}
-		data, err = os.ReadFile(file)
+		data, err = ca.storage.Load(ctx, authorityFile)
 	}
 	if err != nil {
 		return err
 	}
 	if err := ca.load(data); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return fmt.Errorf("%s: %w", authorityFile, err)
 	}
+	if ca.dir == "" {
+		return nil
+	}
+	file := filepath.Join(ca.dir, authorityFile)
 	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o077 != 0 {
 		ca.logger.Warn("tlsx: the key of the internal CA is open to other users", "file", file, "mode", info.Mode().Perm())
 	}
@@ -145,51 +185,80 @@ func (ca *CA) open(name string) error {
 }
 
 func (ca *CA) load(data []byte) error {
-	pair, err := tls.X509KeyPair(data, data)
+	root, err := parseAuthority(data)
 	if err != nil {
 		return err
 	}
-	cert, err := x509.ParseCertificate(pair.Certificate[0])
-	if err != nil {
-		return err
-	}
-	key, ok := pair.PrivateKey.(crypto.Signer)
+	cert := root.cert
 	switch {
-	case !ok:
-		return errors.New("the key cannot sign")
 	case time.Now().After(cert.NotAfter):
 		return fmt.Errorf("the root expired on %s", cert.NotAfter.Format(time.RFC3339))
 	case len(cert.URIs) != 1 || cert.URIs[0].String() != "spiffe://"+ca.trustDomain:
 		return fmt.Errorf("the root's trust domain is %v, want spiffe://%s", cert.URIs, ca.trustDomain)
+	case ca.intermediate != 0 && cert.MaxPathLenZero:
+		return errors.New("the root was made without intermediates and cannot have them")
 	}
 	roots, err := NewRoots(cert)
 	if err != nil {
 		return err
 	}
-	ca.cert, ca.key, ca.roots = cert, key, roots
+	ca.root, ca.roots = root, roots
 	return nil
 }
 
-// newAuthority returns a new root, certificate and key, in PEM. It may sign
-// leaves only, and carries its trust domain as SPIFFE's X.509-SVID, section 3,
-// has it.
-func newAuthority(name, trustDomain string) ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func parseAuthority(data []byte) (*authority, error) {
+	pair, err := tls.X509KeyPair(data, data)
 	if err != nil {
 		return nil, err
 	}
+	cert, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		return nil, err
+	}
+	key, ok := pair.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("the key cannot sign")
+	}
+	return &authority{cert, key}, nil
+}
+
+// newAuthority returns a new root, certificate and key, in PEM. It carries its
+// trust domain as SPIFFE's X.509-SVID, section 3, has it.
+func newAuthority(c *CAConfig) ([]byte, error) {
 	now := time.Now()
 	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: name},
+		Subject:               pkix.Name{CommonName: c.Name},
 		NotBefore:             now.Add(-clockSkew),
 		NotAfter:              now.Add(rootLifetime),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 		MaxPathLenZero:        true,
-		URIs:                  []*url.URL{{Scheme: "spiffe", Host: trustDomain}},
+		URIs:                  []*url.URL{{Scheme: "spiffe", Host: c.TrustDomain}},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if c.Intermediate > 0 {
+		template.MaxPathLen = 1
+	}
+	if len(c.Constrain) > 0 {
+		limits, err := parseConstraints(c.Constrain)
+		if err != nil {
+			return nil, err
+		}
+		limits.apply(template, c.TrustDomain)
+	}
+	return signAuthority(template, nil)
+}
+
+// signAuthority makes a key for an authority and signs it, nil for by itself.
+func signAuthority(template *x509.Certificate, parent *authority) ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if parent == nil {
+		parent = &authority{template, key}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent.cert, key.Public(), parent.key)
 	if err != nil {
 		return nil, err
 	}
@@ -220,11 +289,16 @@ func encodeKey(key crypto.PrivateKey) ([]byte, error) {
 func (ca *CA) Roots() *Roots { return ca.roots }
 
 // RootPEM returns the root's certificate in PEM.
-func (ca *CA) RootPEM() []byte { return encodePEM(ca.cert.Raw) }
+func (ca *CA) RootPEM() []byte { return encodePEM(ca.root.cert.Raw) }
 
 // RootFile is the path of a file with the root's certificate in PEM, for
-// programs that are to trust it.
-func (ca *CA) RootFile() string { return filepath.Join(ca.dir, rootFile) }
+// programs that are to trust it. It is empty for an authority without a Dir.
+func (ca *CA) RootFile() string {
+	if ca.dir == "" {
+		return ""
+	}
+	return filepath.Join(ca.dir, rootFile)
+}
 
 // Identity returns the URI of the identity with a path: the ID of a
 // [LeafConfig], to be pinned in a [PeerMatcher].

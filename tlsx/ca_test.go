@@ -62,7 +62,7 @@ func TestCAFolder(t *testing.T) {
 	if strings.Contains(string(ca.RootPEM()), "KEY") {
 		t.Error("RootPEM gives the key away")
 	}
-	root := ca.cert
+	root := ca.root.cert
 	if !root.IsCA || !root.MaxPathLenZero || root.Subject.CommonName != "Palisade internal CA" || root.PublicKeyAlgorithm != x509.ECDSA {
 		t.Errorf("root %+v", root.Subject)
 	}
@@ -156,7 +156,7 @@ func TestOpenCARefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	leafCert, leafKey := testcert.EncodePEM(t, testcert.NewCA(t).Issue(testcert.Leaf{URIs: []string{"spiffe://palisade.internal"}}))
-	other, err := newAuthority("other", "palisade.internal")
+	other, err := newAuthority(&CAConfig{Name: "other", TrustDomain: "palisade.internal"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,8 +276,8 @@ func TestLeafAtTheEndOfTheRoot(t *testing.T) {
 		time.Sleep(rootLifetime - time.Hour)
 		s := mustLeaf(t, ca, LeafConfig{ID: "a"})
 		last := s.Certificates()[0]
-		if !last.NotAfter.Equal(ca.cert.NotAfter) {
-			t.Errorf("the leaf ends at %v, the root at %v", last.NotAfter, ca.cert.NotAfter)
+		if !last.NotAfter.Equal(ca.root.cert.NotAfter) {
+			t.Errorf("the leaf ends at %v, the root at %v", last.NotAfter, ca.root.cert.NotAfter)
 		}
 		time.Sleep(2 * time.Hour)
 		for _, complaints := range []int{1, 1, 2} {

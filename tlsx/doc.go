@@ -11,7 +11,8 @@
 //     alert, never a default.
 //   - [CA] is an internal certificate authority in a folder, for the hops that
 //     no public authority certifies: balancer to server, service to service,
-//     and client certificates. Its leaves live for a day and renew themselves.
+//     and client certificates. Its leaves live for a day and renew themselves;
+//     [CA.SignCSR] signs keys that stay on other hosts.
 //   - [BackendTLS] makes the *tls.Config with which a proxy connects to a
 //     server: the server must prove a pinned identity, and the proxy proves its
 //     own.
@@ -37,6 +38,14 @@
 // nothing under another (golang/go #77217). Changing the authorities makes new
 // keys too: clients of the old set begin anew.
 //
+// [SharedTickets] lets a client that moves to another server of a cluster resume
+// its session there. The keys are sealed in the cluster's [Storage], such as
+// [DirStorage] or the one of tlsx/acme; a storage that fails stalls neither
+// handshakes nor the rotation of keys.
+//
+// [ECH] hides names from the network, and [UnknownNames] bounds what it costs when
+// clients ask for names that nobody has.
+//
 // A forged Client-Cert header is removed in every spelling that some server
 // reads as the same header, with underscores and in any case, before the proxy
 // sets its own; and a server believes the header only from a peer whose
@@ -50,10 +59,11 @@
 //
 // # What it does not do
 //
-// Ticket keys live in one process: a client that moves to another server makes a
-// full handshake there. Nothing checks for revocation; the internal authority's
-// leaves are short-lived instead. There is no Encrypted Client Hello.
+// Revocation lists are read from files ([CRLFile]), not fetched, and OCSP is not
+// asked. The internal authority revokes nothing; its leaves are short-lived
+// instead.
 //
-// The package needs the standard library only, and starts no goroutines. All its
-// types are safe for concurrent use.
+// The package needs the standard library only. It starts no goroutine that
+// lasts: one that looks at the storage of [SharedTickets] ends within seconds.
+// All its types are safe for concurrent use.
 package tlsx

@@ -30,7 +30,12 @@ type seen struct {
 }
 
 func looksLikeIdentity(name string) bool {
-	folded := strings.NewReplacer("_", "", "-", "", ".", "").Replace(strings.ToLower(name))
+	folded := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return -1
+	}, strings.ToLower(name))
 	return strings.Contains(folded, "clientcert")
 }
 

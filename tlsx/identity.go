@@ -52,8 +52,9 @@ func newIdentity(certs []*x509.Certificate) *Identity {
 type identityKey struct{}
 
 // IdentityFrom returns the verified identity of the client whose request the
-// context belongs to, as [Receive] found it. It is the same whether the client
-// connected directly or through a proxy.
+// context belongs to, as [Receiver] found it. It is the same whether the client
+// connected directly, through a proxy that sets Client-Cert, or through one that
+// sends a PROXY protocol header; only the last cannot tell the Chain.
 func IdentityFrom(ctx context.Context) (*Identity, bool) {
 	id, ok := ctx.Value(identityKey{}).(*Identity)
 	return id, ok

@@ -1,6 +1,7 @@
 package tlsx
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -33,7 +34,7 @@ type LeafConfig struct {
 	// CommonName is for people to read. Empty means ID.
 	CommonName string
 	// Lifetime is how long the certificate is valid. Zero means CAConfig.Leaf;
-	// it never outlives the root.
+	// it never outlives the authority that signs it.
 	Lifetime time.Duration
 }
 
@@ -70,9 +71,9 @@ func (ca *CA) Leaf(c LeafConfig) (*LeafSource, error) {
 }
 
 // IssueFiles issues a certificate into PEM files with mode 0600, for a program
-// outside the process. The files hold all that the program has to send: leaves
-// are signed by the root itself, which the other side has. Nothing renews them,
-// but issuing again replaces them by renames, which [Files] notices.
+// outside the process. The files hold all that the program has to send, which is
+// everything but the root. Nothing renews them, but issuing again replaces them
+// by renames, which [Files] notices.
 func (ca *CA) IssueFiles(c LeafConfig, certFile, keyFile string) error {
 	template, lifetime, err := ca.leafTemplate(c)
 	if err != nil {
@@ -166,22 +167,38 @@ func (ca *CA) issue(template x509.Certificate, lifetime time.Duration, now time.
 	if err != nil {
 		return nil, err
 	}
+	chain, err := ca.sign(template, key.Public(), lifetime, now)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// sign returns a leaf and the intermediate that it needs, if there is one.
+func (ca *CA) sign(template x509.Certificate, public crypto.PublicKey, lifetime time.Duration, now time.Time) ([][]byte, error) {
+	signer, err := ca.issuer(now)
+	if err != nil {
+		return nil, err
+	}
 	template.NotBefore, template.NotAfter = now.Add(-clockSkew), now.Add(lifetime)
-	if end := ca.cert.NotAfter; template.NotAfter.After(end) {
+	if end := signer.cert.NotAfter; template.NotAfter.After(end) {
 		template.NotAfter = end
 	}
 	if !template.NotAfter.After(now) {
-		return nil, fmt.Errorf("the root expired on %s", ca.cert.NotAfter.Format(time.RFC3339))
+		return nil, fmt.Errorf("the root expired on %s", signer.cert.NotAfter.Format(time.RFC3339))
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, ca.cert, key.Public(), ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, &template, signer.cert, public, signer.key)
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
+	if signer == ca.root {
+		return [][]byte{der}, nil
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+	return [][]byte{der, signer.cert.Raw}, nil
 }
 
 // renew is called by the holder of mu, or before anyone else has s.

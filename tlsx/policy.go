@@ -77,6 +77,9 @@ type ClientAuth struct {
 	// Roots are the authorities whose certificates are accepted. Nil is an
 	// error: the system's authorities certify servers, not your clients.
 	Roots TrustSource
+	// Revoked, if not nil, is asked about the certificates of each client, for
+	// full and for resumed handshakes alike.
+	Revoked RevocationSource
 	// Authorize, if not nil, decides about a client whose certificate is valid.
 	// It runs for full and for resumed handshakes alike; an error refuses the
 	// client. It is not called for a client without a certificate. The context

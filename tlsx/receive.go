@@ -14,28 +14,71 @@ import (
 // maxIdentityBytes bounds what is decoded of a field that carries certificates.
 const maxIdentityBytes = 64 << 10
 
-// Receive finds the verified identity of the client and puts it where
-// [IdentityFrom] reads it. Over a connection whose peer proved to be the
-// trusted proxy it is the one in the Client-Cert field of RFC 9440; a field that
-// cannot be parsed is answered with 400. Over any other connection it is the
-// peer's own certificate, if that was verified.
-//
-// The fields are removed in every spelling before next runs, so that nothing
-// behind can mistake a forged one for the real one. Among trailers they are
-// removed at the end of the body, and of trailers that were not announced none
-// is passed on.
+// Receive is [Receiver.Handler] of a Receiver that trusts the proxies given.
 func Receive(trusted PeerMatcher, next http.Handler) http.Handler {
+	return Receiver{Trusted: trusted}.Handler(next)
+}
+
+// Receiver finds the verified identity of the client and puts it where
+// [IdentityFrom] reads it, whichever way it came:
+//
+//   - over a connection whose peer proved to be a trusted proxy, in the
+//     Client-Cert field of RFC 9440;
+//   - over a connection that began with a PROXY protocol header, in its TLS
+//     field;
+//   - over any other connection, as the peer's own certificate.
+//
+// Its zero value knows no proxies. It is safe for concurrent use.
+type Receiver struct {
+	// Trusted are the proxies whose Client-Cert fields are believed. The zero
+	// value believes none.
+	Trusted PeerMatcher
+	// ProxyTLS returns the value of the PP2_TYPE_SSL field (PROXY protocol,
+	// version 2, section 2.2.6) of the header that the request's connection
+	// began with, and whether there was one. The context is the request's, into
+	// which http.Server.ConnContext can put the connection. It must report only
+	// headers that were accepted from a trusted address or over mutual TLS.
+	//
+	// Such a proxy passes on bytes: all fields of the request are the client's
+	// own, so Client-Cert counts for nothing there, whoever the peer is. Nil
+	// stands for no header.
+	ProxyTLS func(context.Context) (value []byte, ok bool)
+}
+
+// Handler runs next with the identity. Where a proxy's word cannot be parsed the
+// answer is 400.
+//
+// The Client-Cert fields are removed in every spelling before next runs, so that
+// nothing behind can mistake a forged one for the real one. Among trailers they
+// are removed at the end of the body, and of trailers that were not announced
+// none is passed on.
+func (rc Receiver) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id, direct := PeerIdentity(r)
-		if direct && trusted.Match(id.Certificate) {
-			var err error
-			if id, err = parseIdentity(r.Header); err != nil {
-				http.Error(w, "malformed Client-Cert", http.StatusBadRequest)
-				return
-			}
+		id, err := rc.identity(r)
+		if err != nil {
+			http.Error(w, "malformed client certificate from the proxy", http.StatusBadRequest)
+			return
 		}
 		next.ServeHTTP(w, withIdentity(r, id))
 	})
+}
+
+// identity returns nil for a client without one.
+func (rc Receiver) identity(r *http.Request) (*Identity, error) {
+	if rc.ProxyTLS != nil {
+		if value, ok := rc.ProxyTLS(r.Context()); ok {
+			cert, err := parseProxyTLS(value)
+			if err != nil || cert == nil {
+				return nil, err
+			}
+			return newIdentity([]*x509.Certificate{cert}), nil
+		}
+	}
+	id, direct := PeerIdentity(r)
+	if direct && rc.Trusted.Match(id.Certificate) {
+		return parseIdentity(r.Header)
+	}
+	return id, nil
 }
 
 // withIdentity returns the request with the identity in its context and

@@ -2,7 +2,6 @@ package tlsx
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -23,6 +22,14 @@ type Config struct {
 	// Policies say how. Empty means one policy without names: every name that
 	// a source has a certificate for, Intermediate, no client authentication.
 	Policies []Policy
+	// Tickets shares session ticket keys with other Terminators whose policies
+	// have the same IDs. Nil keeps them to this one.
+	Tickets *SharedTickets
+	// ECH hides the names that clients ask for. Nil does not.
+	ECH *ECH
+	// Unknown bounds what names cost that no source has. Nil asks the sources
+	// every time.
+	Unknown *UnknownNames
 	// OnReject, if not nil, is called for each handshake that a policy refuses,
 	// with the normal form of the name asked for. It must not block. What
 	// crypto/tls refuses by itself, such as a client certificate of another
@@ -41,6 +48,8 @@ type Terminator struct {
 	onReject func(string, net.Addr, error)
 	logger   *slog.Logger
 	tickets  *ticketKeys
+	ech      *echKeys      // nil without
+	unknown  *unknownNames // nil without
 }
 
 // servedPolicy is a policy with its present generation.
@@ -66,6 +75,9 @@ var (
 	// ErrUnauthorized is wrapped by the error given to OnReject when a client's
 	// certificate is valid but Authorize refused it.
 	ErrUnauthorized = errors.New("tlsx: client not authorized")
+	// ErrRevoked is wrapped by the error given to OnReject when a client's
+	// certificate, or one above it, has been revoked.
+	ErrRevoked = errors.New("tlsx: certificate revoked")
 )
 
 // New returns a Terminator, or an error that lists everything wrong with the
@@ -81,17 +93,26 @@ func New(c Config) (*Terminator, error) {
 	if len(c.Certs) == 0 || slices.Contains(c.Certs, nil) {
 		err = errors.Join(fmt.Errorf("tlsx: Config.Certs is %v, want at least one source and none that is nil", c.Certs), err)
 	}
+	if c.Tickets != nil {
+		err = errors.Join(err, c.Tickets.validate())
+	}
+	if c.ECH != nil {
+		err = errors.Join(err, c.ECH.validate())
+	}
+	if c.Unknown != nil {
+		err = errors.Join(err, c.Unknown.validate())
+	}
 	if err != nil {
 		return nil, err
 	}
-	var secret [32]byte
-	rand.Read(secret[:])
 	t := &Terminator{
 		certs:    slices.Clone(c.Certs),
 		table:    table,
 		onReject: c.OnReject,
 		logger:   c.Logger,
-		tickets:  newTicketKeys(secret),
+		tickets:  newTicketKeys(c.Tickets, c.Logger),
+		ech:      newECHKeys(c.ECH),
+		unknown:  newUnknownNames(c.Unknown),
 	}
 	for _, p := range c.Policies {
 		p.Names, p.ALPN = slices.Clone(p.Names), slices.Clone(p.ALPN)
@@ -117,6 +138,7 @@ func (t *Terminator) ServerConfig() *tls.Config {
 	c := emptyConfig()
 	c.NextProtos = []string{"h2", "http/1.1"}
 	c.GetConfigForClient = t.configFor
+	t.ech.apply(c)
 	return c
 }
 
@@ -154,13 +176,13 @@ func (t *Terminator) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) 
 		t.reject(name, hello, err)
 		return nil, err
 	}
-	cert, err := t.certificate(&asked)
-	if err != nil {
+	cert, err := t.lookUp(&asked)
+	if err != nil && !errors.Is(err, ErrUnknownName) && !errors.Is(err, ErrUnknownFlood) {
 		t.reject(name, hello, err)
 		return nil, err
 	}
 	if cert == nil {
-		t.reject(name, hello, ErrUnknownName)
+		t.reject(name, hello, err)
 		return emptyConfig(), nil
 	}
 	if p.Client == nil {
@@ -196,6 +218,28 @@ func helloName(hello *tls.ClientHelloInfo) string {
 		return ""
 	}
 	return name
+}
+
+// lookUp is certificate within the bounds for unknown names. It returns either a
+// certificate or an error.
+func (t *Terminator) lookUp(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	var remote net.Addr
+	if hello.Conn != nil {
+		remote = hello.Conn.RemoteAddr()
+	}
+	now := time.Now()
+	if err := t.unknown.mayAsk(hello.ServerName, remote, now); err != nil {
+		return nil, err
+	}
+	cert, err := t.certificate(hello)
+	if err != nil {
+		return nil, err
+	}
+	t.unknown.learn(hello.ServerName, cert != nil, now)
+	if cert == nil {
+		return nil, ErrUnknownName
+	}
+	return cert, nil
 }
 
 // certificate asks the sources in their order. An error of one is not the end:
@@ -278,6 +322,7 @@ func (t *Terminator) compile(p *servedPolicy, roots *Roots, epoch *ticketEpoch) 
 		},
 	}
 	p.Profile.apply(c)
+	t.ech.apply(c)
 	c.SetSessionTicketKeys(epoch.keys(p.id(), roots))
 	if p.Client != nil {
 		c.ClientCAs = roots.pool
@@ -305,6 +350,9 @@ func authorize(ctx context.Context, p *servedPolicy, roots *Roots, cs tls.Connec
 		if _, err := verifyChain(cs.PeerCertificates, roots, x509.ExtKeyUsageClientAuth); err != nil {
 			return fmt.Errorf("tlsx: client certificate: %w", err)
 		}
+	}
+	if err := checkRevoked(p.Client.Revoked, cs.VerifiedChains[0]); err != nil {
+		return err
 	}
 	if p.Client.Authorize == nil {
 		return nil

@@ -219,13 +219,13 @@ func TestVerifyOnResumption(t *testing.T) {
 func TestTicketKeysDiffer(t *testing.T) {
 	ca := testcert.NewCA(t)
 	roots := rootsOf(t, ca)
-	k := newTicketKeys([32]byte{1})
+	ring := newTicketRing([32]byte{1})
 	seen := make(map[[32]byte]string)
-	for _, e := range []*ticketEpoch{{k, 5}, {newTicketKeys([32]byte{2}), 5}} {
+	for _, e := range []*ticketEpoch{{5, ring}, {5, newTicketRing([32]byte{2})}} {
 		for _, policy := range []string{"", "a", "b", "ab"} {
 			for _, r := range []*Roots{nil, roots} {
 				for i, key := range e.keys(policy, r) {
-					what := fmt.Sprintf("secret %d, policy %q, roots %v, key %d", e.of.secret[0], policy, r != nil, i)
+					what := fmt.Sprintf("secret %d, policy %q, roots %v, key %d", e.ring[0].secret[0], policy, r != nil, i)
 					if other, ok := seen[key]; ok {
 						t.Errorf("same key: %s and %s", other, what)
 					}
@@ -234,7 +234,7 @@ func TestTicketKeysDiffer(t *testing.T) {
 			}
 		}
 	}
-	now, next := (&ticketEpoch{k, 5}).keys("a", roots), (&ticketEpoch{k, 6}).keys("a", roots)
+	now, next := (&ticketEpoch{5, ring}).keys("a", roots), (&ticketEpoch{6, ring}).keys("a", roots)
 	if next[1] != now[0] || now[2] != next[0] {
 		t.Error("neighbouring periods do not accept each other's key")
 	}

@@ -32,6 +32,14 @@ import (
 type Config struct {
 	HTTPPort int // of HTTP-01
 	TLSPort  int // of TLS-ALPN-01
+	// Env is added to the server's environment, such as
+	// "PEBBLE_WFE_NONCEREJECT=50". Nil adds nothing.
+	Env []string
+	// Validity is that of certificates. Zero leaves it to the server.
+	Validity time.Duration
+	// Accounts are the external accounts, key IDs with MAC keys in base64url, of
+	// which a client must show one. Nil asks for none.
+	Accounts map[string]string
 }
 
 // Server is a running Pebble. It ends with the test.
@@ -41,7 +49,9 @@ type Server struct {
 	CAFile    string         // PEM file with the authority of the server itself
 	CA        *x509.CertPool // the same
 	manage    string
+	manageDNS string
 	client    *http.Client
+	process   *os.Process
 }
 
 // programs are the commands that have to be there.
@@ -73,7 +83,8 @@ func Start(tb testing.TB, c Config) *Server {
 	}
 	acme, dns := local(ports[0]), local(ports[2])
 	s.Directory, s.manage = "https://"+acme+"/dir", "https://"+local(ports[1])
-	conf, err := json.Marshal(map[string]any{"pebble": map[string]any{
+	s.manageDNS = "http://" + local(ports[3])
+	settings := map[string]any{
 		"listenAddress":           acme,
 		"managementListenAddress": local(ports[1]),
 		"certificate":             filepath.Join(dir, "cert.pem"),
@@ -81,7 +92,14 @@ func Start(tb testing.TB, c Config) *Server {
 		"httpPort":                s.HTTPPort,
 		"tlsPort":                 s.TLSPort,
 		"retryAfter":              map[string]int{"authz": 1, "order": 1},
-	}})
+	}
+	if s.Validity > 0 {
+		settings["profiles"] = map[string]any{"brief": map[string]any{"description": "for tests", "validityPeriod": int(s.Validity / time.Second)}}
+	}
+	if s.Accounts != nil {
+		settings["externalAccountBindingRequired"], settings["externalAccountMACKeys"] = true, s.Accounts
+	}
+	conf, err := json.Marshal(map[string]any{"pebble": settings})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -89,8 +107,8 @@ func Start(tb testing.TB, c Config) *Server {
 	if err := os.WriteFile(confFile, conf, 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	run(tb, paths[1], "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-dnsserver", dns, "-management", local(ports[3]), "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "")
-	run(tb, paths[0], "-config", confFile, "-dnsserver", dns)
+	run(tb, nil, paths[1], "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-dnsserver", dns, "-management", local(ports[3]), "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "")
+	s.process = run(tb, s.Env, paths[0], "-config", confFile, "-dnsserver", dns)
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.CA}}
 	tb.Cleanup(tr.CloseIdleConnections)
 	s.client = &http.Client{Transport: tr, Timeout: 5 * time.Second}
@@ -176,13 +194,40 @@ func find(tb testing.TB, name string) string {
 	return ""
 }
 
+// SetTXT adds a TXT record to the DNS server, and ClearTXT removes all of a name.
+func (s *Server) SetTXT(name, value string) error {
+	return s.tellDNS("/set-txt", map[string]string{"host": name, "value": value})
+}
+
+// ClearTXT undoes SetTXT.
+func (s *Server) ClearTXT(name string) error {
+	return s.tellDNS("/clear-txt", map[string]string{"host": name})
+}
+
+func (s *Server) tellDNS(path string, what map[string]string) error {
+	body, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	res, err := s.client.Post(s.manageDNS+path, "application/json", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, res.Status)
+	}
+	return nil
+}
+
 // run starts a program that is killed when the test ends, and shows what it
 // said if the test fails.
-func run(tb testing.TB, path string, args ...string) {
+func run(tb testing.TB, env []string, path string, args ...string) *os.Process {
 	tb.Helper()
 	var out lockedBuffer
 	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0")
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
@@ -194,6 +239,7 @@ func run(tb testing.TB, path string, args ...string) {
 			tb.Logf("output of %s:\n%s", filepath.Base(path), out.String())
 		}
 	})
+	return cmd.Process
 }
 
 // lockedBuffer keeps a program's output while the program still writes it.

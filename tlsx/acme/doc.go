@@ -10,8 +10,16 @@
 //   - TLS-ALPN-01 on port 443: a tlsx.Terminator with the Source among its
 //     sources answers.
 //
-// Either is enough. Several processes that share a Storage share certificates,
-// issue each once, and answer for one another.
+// Either is enough. With [DNS] the answer is a DNS record instead, which needs no
+// server and is the one way to certificates for wildcards.
+//
+// [OnDemand] gets certificates for names that first turn up in a handshake, for
+// those whom a function of yours lets in and within limits. [Config] also has
+// external accounts, profiles and authorities to fall back to.
+//
+// Several processes that share a Storage share certificates,
+// issue each once, and answer for one another; [SharedStorage] keeps what else a
+// cluster shares in the same place.
 //
 //	source, err := acme.New(acme.Config{
 //		Names:   []string{"www.example.com"},
@@ -29,9 +37,9 @@
 //
 // # Limits
 //
-// There are no wildcards, which need DNS-01, no certificates for IP addresses,
-// and no issuance for names that first turn up in a handshake. Configuring a
-// Source means agreeing to the terms of the authority.
+// There are no certificates for IP addresses. Configuring a Source means agreeing
+// to the terms of the authority. After a failure certmagic waits for a minute or
+// longer, which certificates that live for few minutes do not survive.
 //
 // Two things of certmagic outlast Close: its idle connection to the authority,
 // until that ends it, and one goroutine for each pair of authority and account

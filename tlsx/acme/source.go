@@ -9,20 +9,22 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
 	"go.uber.org/zap"
 )
 
 // challengeALPN is the protocol of TLS-ALPN-01, RFC 8737.
 const challengeALPN = "acme-tls/1"
 
-// restart is how long after certmagic gave up on a name it is tried again. It
-// has retried for 30 days by then, unless the storage failed.
-const restart = time.Minute
+// defaultRestart is how long after certmagic gave up on a name it is tried
+// again. It has retried for 30 days by then, unless the storage failed.
+const defaultRestart = time.Minute
 
 // ErrClosed is returned by Obtain when the Source is closed.
 var ErrClosed = errors.New("acme: source closed")
@@ -33,10 +35,13 @@ var ErrClosed = errors.New("acme: source closed")
 type Source struct {
 	conf   Config
 	cache  *certmagic.Cache
-	magic  *certmagic.Config // obtains and renews
-	serve  *certmagic.Config // answers handshakes, which are not logged
-	issuer *certmagic.ACMEIssuer
+	magic  *certmagic.Config     // obtains and renews
+	serve  *certmagic.Config     // answers handshakes, which are not logged
+	issuer *certmagic.ACMEIssuer // the first of those asked
 	names  map[string]*nameState // immutable
+	demand demanded
+
+	restart time.Duration // defaultRestart, but in tests
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -59,7 +64,7 @@ func New(c Config) (*Source, error) {
 	if err := c.normalise(); err != nil {
 		return nil, err
 	}
-	s := &Source{conf: c, names: make(map[string]*nameState, len(c.Names))}
+	s := &Source{conf: c, names: make(map[string]*nameState, len(c.Names)), restart: defaultRestart}
 	for _, name := range c.Names {
 		s.names[name] = &nameState{ready: make(chan struct{})}
 	}
@@ -75,21 +80,40 @@ func New(c Config) (*Source, error) {
 	s.magic = s.newConfig(logger)
 	s.magic.OnEvent = s.onEvent
 	s.serve = s.newConfig(zap.NewNop())
-	s.issuer = certmagic.NewACMEIssuer(s.magic, certmagic.ACMEIssuer{
-		CA:                      c.Directory,
-		Email:                   c.Email,
-		Agreed:                  true,
-		TrustedRoots:            c.RootCAs,
-		AltHTTPPort:             c.HTTPPort,
-		AltTLSALPNPort:          c.TLSALPNPort,
-		DisableHTTPChallenge:    c.DisableHTTPChallenge,
-		DisableTLSALPNChallenge: c.DisableTLSALPNChallenge,
-		Logger:                  logger,
-	})
-	s.magic.Issuers = []certmagic.Issuer{s.issuer}
+	s.magic.Issuers = nil // not certmagic's own
+	for _, a := range c.authorities() {
+		s.magic.Issuers = append(s.magic.Issuers, s.newIssuer(a, logger))
+	}
+	s.issuer = s.magic.Issuers[0].(*certmagic.ACMEIssuer)
 	s.serve.Issuers = s.magic.Issuers
 	magic.Store(s.magic)
 	return s, nil
+}
+
+// newIssuer makes one of the issuers that certmagic asks in turn.
+func (s *Source) newIssuer(a Authority, logger *zap.Logger) *certmagic.ACMEIssuer {
+	template := certmagic.ACMEIssuer{
+		CA:                      a.Directory,
+		Email:                   a.Email,
+		Agreed:                  true,
+		TrustedRoots:            a.RootCAs,
+		Profile:                 a.Profile,
+		AltHTTPPort:             s.conf.HTTPPort,
+		AltTLSALPNPort:          s.conf.TLSALPNPort,
+		DisableHTTPChallenge:    s.conf.DisableHTTPChallenge,
+		DisableTLSALPNChallenge: s.conf.DisableTLSALPNChallenge,
+		Logger:                  logger,
+	}
+	if a.Account != nil {
+		template.ExternalAccount = &acme.EAB{KeyID: a.Account.KeyID, MACKey: a.Account.MACKey}
+	}
+	if d := s.conf.DNS; d != nil {
+		timeout := max(-1, d.Propagation) // for which certmagic knows one negative value
+		template.DNS01Solver = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{
+			DNSProvider: d.Provider, Resolvers: slices.Clone(d.Resolvers), PropagationTimeout: timeout, Logger: logger,
+		}}
+	}
+	return certmagic.NewACMEIssuer(s.magic, template)
 }
 
 // newConfig fills a configuration so that none of certmagic's package-level
@@ -168,9 +192,9 @@ func (s *Source) manage(name string, state *nameState) {
 		}
 		if err != nil && s.ctx.Err() == nil {
 			state.lastErr.Store(&err)
-			s.conf.Logger.Warn("acme: no certificate", "name", name, "again_in", restart, "err", err)
+			s.conf.Logger.Warn("acme: no certificate", "name", name, "again_in", s.restart, "err", err)
 		}
-		timer := time.NewTimer(restart)
+		timer := time.NewTimer(s.restart)
 		select {
 		case <-state.ready:
 		case <-s.ctx.Done():
@@ -206,6 +230,7 @@ func (s *Source) onEvent(_ context.Context, event string, data map[string]any) e
 		if state := s.names[name]; state != nil && err != nil {
 			state.lastErr.Store(&err)
 		}
+		s.demand.failed(name, err)
 		s.tell(Event{Kind: Failed, Name: name, Err: err})
 	}
 	return nil
@@ -219,10 +244,11 @@ func (s *Source) tell(e Event) {
 
 // Certificate implements tlsx.CertSource, and also fits
 // tls.Config.GetCertificate. It answers TLS-ALPN-01 challenges. For names that
-// are not configured, or have no certificate yet, it has none.
+// are not configured, or have no certificate yet, it has none; with
+// Config.OnDemand, the handshake of a new name waits for one.
 func (s *Source) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name, ok := dnsName(hello.ServerName)
-	if !ok || s.names[name] == nil {
+	if !ok || !s.covers(name) && s.conf.OnDemand == nil {
 		return nil, nil
 	}
 	challenge := slices.Equal(hello.SupportedProtos, []string{challengeALPN})
@@ -230,7 +256,12 @@ func (s *Source) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 		return nil, nil
 	}
 	if !challenge && len(s.cache.AllMatchingCertificates(name)) == 0 {
-		return nil, nil
+		if s.covers(name) {
+			return nil, nil
+		}
+		if err := s.onDemand(hello, name); err != nil {
+			return nil, err
+		}
 	}
 	cert, err := s.serve.GetCertificate(hello)
 	if err != nil && challenge {
@@ -242,11 +273,20 @@ func (s *Source) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 	return cert, nil
 }
 
+// covers says whether a name is configured, or below a wildcard that is.
+func (s *Source) covers(name string) bool {
+	if s.names[name] != nil {
+		return true
+	}
+	_, parent, ok := strings.Cut(name, ".")
+	return ok && s.names["*."+parent] != nil
+}
+
 // Certificates returns the certificates held now, one for each name that has
 // one.
 func (s *Source) Certificates() []*x509.Certificate {
 	var out []*x509.Certificate
-	for _, name := range s.conf.Names {
+	for _, name := range append(s.demand.ready(), s.conf.Names...) {
 		for _, c := range s.cache.AllMatchingCertificates(name) {
 			out = append(out, c.Leaf)
 		}
@@ -269,8 +309,9 @@ func (s *Source) hasHost(host string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
+	// Another process of the cluster may be getting one on demand.
 	name, ok := dnsName(host)
-	return ok && s.names[name] != nil
+	return ok && (s.conf.OnDemand != nil || s.names[name] != nil)
 }
 
 // Close ends all attempts and the renewal of certificates, and waits for their

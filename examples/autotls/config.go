@@ -1,0 +1,120 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/palisade-go/palisade/tlsx"
+)
+
+// config is the command line.
+type config struct {
+	domains       []string
+	listen, http  string
+	acmeDirectory string
+	acmeCA        string
+	email         string
+	cert, key     string
+	internal      bool
+	clientCA      string
+	clientMode    tlsx.Mode
+	profile       tlsx.Profile
+	dir           string
+}
+
+// errUsage is a command line that cannot be used; what is wrong was printed.
+var errUsage = errors.New("usage")
+
+// parseFlags reads the command line; every complaint is one line on stderr.
+func parseFlags(args []string, stderr io.Writer) (config, error) {
+	var c config
+	var mode string
+	fs := flag.NewFlagSet("autotls", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Func("domain", "`name` to serve; give it again, or commas between, for more", func(s string) error {
+		for name := range strings.SplitSeq(s, ",") {
+			if name = strings.TrimSpace(name); name == "" {
+				return errors.New("want a name")
+			}
+			c.domains = append(c.domains, name)
+		}
+		return nil
+	})
+	fs.StringVar(&c.listen, "listen", "127.0.0.1:8443", "HTTPS `address`; an ACME authority connects to port 443")
+	fs.StringVar(&c.http, "http", "127.0.0.1:8080", "HTTP `address`: redirects to HTTPS and answers ACME, whose authority connects to port 80; empty for none")
+	fs.StringVar(&c.acmeDirectory, "acme-directory", "", "`URL` of the ACME directory; empty for Let's Encrypt")
+	fs.StringVar(&c.acmeCA, "acme-ca", "", "PEM `file` with the authority of the ACME server itself; empty for the system's")
+	fs.StringVar(&c.email, "email", "", "contact `address` of the ACME account")
+	fs.StringVar(&c.cert, "cert", "", "PEM `file` with the certificate chain, instead of ACME; followed when it changes")
+	fs.StringVar(&c.key, "key", "", "PEM `file` with its key")
+	fs.BoolVar(&c.internal, "internal", false, "use an internal authority instead of ACME")
+	fs.StringVar(&c.clientCA, "client-ca", "", "PEM `file` with the authorities of clients; followed when it changes; empty asks for no certificate")
+	fs.StringVar(&mode, "client-mode", "", "with -client-ca, whether clients must show a certificate: `optional` or required")
+	fs.Func("profile", "TLS versions: `intermediate` (1.2 and 1.3) or modern (1.3)", func(s string) (err error) {
+		c.profile, err = tlsx.ParseProfile(s)
+		return err
+	})
+	fs.StringVar(&c.dir, "dir", "", "`folder` to serve")
+
+	fail := func(err error) (config, error) {
+		fmt.Fprintf(stderr, "autotls: %v\n", err)
+		return config{}, errUsage
+	}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(stderr)
+			fmt.Fprintln(stderr, "usage: autotls -dir DIR (-domain NAME | -cert FILE -key FILE | -internal) [flags]\n\nServes a folder over HTTPS, and shows at /whoami who the client is.\n\nflags:")
+			fs.PrintDefaults()
+			return config{}, flag.ErrHelp
+		}
+		return fail(err)
+	}
+	if fs.NArg() > 0 {
+		return fail(fmt.Errorf("unexpected argument %q: everything is a flag, see -h", fs.Arg(0)))
+	}
+	if err := c.check(mode); err != nil {
+		return fail(err)
+	}
+	return c, nil
+}
+
+// check refuses what cannot work before anything is started.
+func (c *config) check(mode string) error {
+	files := c.cert != "" || c.key != ""
+	switch {
+	case c.dir == "":
+		return errors.New("-dir is empty, want the folder to serve")
+	case (c.cert == "") != (c.key == ""):
+		return errors.New("-cert and -key come together")
+	case files && c.internal:
+		return errors.New("-internal and -cert are two sources, want one")
+	case files && len(c.domains) > 0:
+		return errors.New("-domain is for ACME and -internal: with -cert the certificate says its names")
+	case !files && !c.internal && len(c.domains) == 0:
+		return errors.New("no certificate: want -domain for ACME, -cert and -key, or -internal")
+	case (files || c.internal) && (c.acmeDirectory != "" || c.acmeCA != "" || c.email != ""):
+		return errors.New("-acme-directory, -acme-ca and -email are for ACME: want neither -cert nor -internal with them")
+	case mode != "" && c.clientCA == "":
+		return errors.New("-client-mode needs -client-ca")
+	}
+	switch mode {
+	case "", "optional":
+	case "required":
+		c.clientMode = tlsx.Required
+	default:
+		return fmt.Errorf("-client-mode is %q, want optional or required", mode)
+	}
+	for _, a := range []struct{ flag, addr string }{{"listen", c.listen}, {"http", c.http}} {
+		if a.addr == "" && a.flag == "http" {
+			continue
+		}
+		if _, err := net.ResolveTCPAddr("tcp", a.addr); err != nil {
+			return fmt.Errorf("-%s is %q, want HOST:PORT: %v", a.flag, a.addr, err)
+		}
+	}
+	return nil
+}

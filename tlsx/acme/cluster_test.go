@@ -1,0 +1,233 @@
+package acme
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/palisade-go/palisade/internal/pebbletest"
+	"github.com/palisade-go/palisade/tlsx"
+)
+
+// childConfig is "directory|CA file|storage folder|HTTP port", for a child.
+const childConfig = "PALISADE_TEST_ACME_CHILD"
+
+var clusterNames = []string{"one.test", "two.test", "three.test"}
+
+// TestOneOrderPerName has two processes get the same names over the same
+// storage at once, while a third answers the challenges of both: each name is
+// ordered once.
+func TestOneOrderPerName(t *testing.T) {
+	if conf := os.Getenv(childConfig); conf != "" {
+		child(t, strings.Split(conf, "|"))
+		return
+	}
+	t.Parallel()
+	p := pebbletest.Start(t, pebbletest.Config{})
+	dir := t.TempDir()
+	door, _ := newSource(t, p, Config{Names: clusterNames, Storage: &certmagic.FileStorage{Path: dir}})
+	serve(t, listen(t, p.HTTPPort), door.HTTPHandler(http.NotFoundHandler()))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	outputs := make([]string, 2)
+	var wg sync.WaitGroup
+	for i := range outputs {
+		wg.Go(func() {
+			cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestOneOrderPerName$", "-test.timeout=90s")
+			cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%s|%s|%d", childConfig, p.Directory, p.CAFile, dir, p.HTTPPort))
+			out, err := cmd.CombinedOutput()
+			if outputs[i] = string(out); err != nil {
+				t.Errorf("child %d: %v\n%s", i, err, out)
+			}
+		})
+	}
+	wg.Wait()
+	both := strings.Join(outputs, "")
+	for _, name := range clusterNames {
+		if n := strings.Count(both, "obtained "+name+"\n"); n != 1 {
+			t.Errorf("%s was ordered %d times:\n%s", name, n, both)
+		}
+		if n := strings.Count(both, "serves "+name+"\n"); n != 2 {
+			t.Errorf("%s is served by %d processes:\n%s", name, n, both)
+		}
+	}
+}
+
+// child is one of the processes of TestOneOrderPerName. It tells what it orders
+// and, at the end, what it has.
+func child(t *testing.T, conf []string) {
+	t.Helper()
+	pem, err := os.ReadFile(conf[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := tlsx.ParseRoots(pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var port int
+	if _, err := fmt.Sscan(conf[3], &port); err != nil {
+		t.Fatal(err)
+	}
+	out := bufio.NewWriter(os.Stdout)
+	var mu sync.Mutex // guards out
+	say := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(out, format, args...)
+	}
+	s, err := New(Config{
+		Names: clusterNames, Storage: &certmagic.FileStorage{Path: conf[2]}, Directory: conf[0], RootCAs: ca.Pool(),
+		HTTPPort: port, DisableTLSALPNChallenge: true,
+		OnEvent: func(e Event) { say("%s %s\n", e.Kind, e.Name) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	obtain(t, s)
+	for _, c := range s.Certificates() {
+		say("serves %s\n", c.DNSNames[0])
+	}
+	s.Close()
+	out.Flush()
+	// Without the check for leaks: certmagic keeps its idle connection to the
+	// authority, which lives on here.
+	os.Exit(0)
+}
+
+// faultyStorage is a storage that is read-only while it is told to be.
+type faultyStorage struct {
+	certmagic.Storage
+	readOnly atomic.Bool
+	refused  atomic.Int32
+}
+
+var errReadOnly = errors.New("read-only file system")
+
+func (f *faultyStorage) Store(ctx context.Context, key string, value []byte) error {
+	if f.readOnly.Load() {
+		f.refused.Add(1)
+		return errReadOnly
+	}
+	return f.Storage.Store(ctx, key, value)
+}
+
+func (f *faultyStorage) Lock(ctx context.Context, name string) error {
+	if f.readOnly.Load() {
+		f.refused.Add(1)
+		return errReadOnly
+	}
+	return f.Storage.Lock(ctx, name)
+}
+
+// TestFaults has the authority reject half of all nonces and stand still for a
+// while, and the storage begin read-only.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	p := pebbletest.Start(t, pebbletest.Config{Env: []string{"PEBBLE_WFE_NONCEREJECT=50"}})
+	storage := &faultyStorage{Storage: &certmagic.FileStorage{Path: t.TempDir()}}
+	storage.readOnly.Store(true)
+	s, _ := newSource(t, p, Config{Names: []string{"a.test"}, Storage: storage})
+	s.restart = 100 * time.Millisecond
+	serve(t, listen(t, p.HTTPPort), s.HTTPHandler(http.NotFoundHandler()))
+	brief, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if err := s.Obtain(brief); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "read-only") {
+		t.Errorf("while the storage is read-only: %v", err)
+	}
+	if storage.refused.Load() < 2 {
+		t.Errorf("the storage was tried %d times", storage.refused.Load())
+	}
+	switch err := p.Pause(); {
+	case errors.Is(err, errors.ErrUnsupported):
+		t.Skip("the authority cannot be paused here")
+	case err != nil:
+		t.Fatal(err)
+	}
+	storage.readOnly.Store(false)
+	time.Sleep(time.Second)
+	if err := p.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	obtain(t, s)
+	if len(s.Certificates()) != 1 {
+		t.Error("no certificate after all of that")
+	}
+}
+
+// TestRenewalSoak has two servers renew 60-second certificates of one storage
+// for three minutes: no handshake fails and no expired certificate is served.
+// Nothing fails here on purpose, as certmagic waits a minute after a failure,
+// which is all the life that such a certificate has.
+func TestRenewalSoak(t *testing.T) {
+	if os.Getenv("PALISADE_SOAK") != "1" {
+		t.Skip("takes minutes: set PALISADE_SOAK=1")
+	}
+	p := pebbletest.Start(t, pebbletest.Config{Env: []string{"PEBBLE_WFE_NONCEREJECT=5"}, Validity: time.Minute})
+	storage := &certmagic.FileStorage{Path: t.TempDir()}
+	names := []string{"one.test", "two.test"}
+	var renewed atomic.Int32
+	var ports []int
+	var nodes []*Source
+	for i := range 2 {
+		s, events := newSource(t, p, Config{Names: names, Storage: storage, Profile: "brief"})
+		nodes = append(nodes, s)
+		go func() {
+			for {
+				select {
+				case e := <-events:
+					if e.Kind == Renewed {
+						renewed.Add(1)
+					}
+				case <-t.Context().Done():
+					return
+				}
+			}
+		}()
+		if i == 0 {
+			serve(t, listen(t, p.HTTPPort), s.HTTPHandler(http.NotFoundHandler()))
+		}
+		s.magic.RenewalWindowRatio = 0.6
+		ln := listen(t, 0)
+		serve(t, terminator(t, tlsx.Config{Certs: []tlsx.CertSource{s}}).Listener(ln), http.NotFoundHandler())
+		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
+		obtain(t, s)
+	}
+	roots := p.Roots(t)
+	start, shakes := time.Now(), 0
+	for second := 0; time.Since(start) < 3*time.Minute; second++ {
+		if second%5 == 0 {
+			for _, s := range nodes {
+				go s.cache.RenewManagedCertificates(t.Context())
+			}
+		}
+		for _, port := range ports {
+			for _, name := range names {
+				shakes++
+				if _, err := dial(t, port, &tls.Config{ServerName: name, RootCAs: roots}); err != nil {
+					t.Errorf("second %d, %s: %v", second, name, err)
+				}
+			}
+		}
+		time.Sleep(time.Until(start.Add(time.Duration(second+1) * time.Second)))
+	}
+	t.Logf("%d handshakes, %d renewals", shakes, renewed.Load())
+	if renewed.Load() < 4 {
+		t.Error("too few renewals to show anything")
+	}
+}

@@ -1,0 +1,134 @@
+package tlsx
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"log/slog"
+	"math/big"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/palisade-go/palisade/internal/testcert"
+)
+
+// crlOf returns an authority's list, good for an hour.
+func crlOf(tb testing.TB, ca *testcert.CA, extra []pkix.Extension, revoked ...*big.Int) []byte {
+	tb.Helper()
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), ExtraExtensions: extra}
+	for _, serial := range revoked {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: time.Now()})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, &x509.Certificate{RawSubject: ca.Cert.RawSubject, SubjectKeyId: []byte{1}, KeyUsage: x509.KeyUsageCRLSign}, ca.Key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
+}
+
+// TestRevokedClient has its certificate revoked while it holds a ticket.
+func TestRevokedClient(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version uint16) {
+		synctest.Test(t, func(t *testing.T) {
+			ca := testcert.NewCA(t)
+			alice, bob := ca.Issue(testcert.Leaf{CommonName: "alice"}), ca.Issue(testcert.Leaf{CommonName: "bob"})
+			file := filepath.Join(t.TempDir(), "crl.pem")
+			replace(t, file, crlOf(t, ca, nil))
+			crl, err := CRLFile(file, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			term := newTerminator(t, Config{
+				Certs:    []CertSource{static(ca.Issue(testcert.Leaf{Names: []string{"a.test"}}))},
+				Policies: []Policy{{Client: &ClientAuth{Mode: Required, Roots: rootsOf(t, ca), Revoked: crl}}},
+			})
+			visit := func(cert *tls.Certificate, sessions tls.ClientSessionCache, want error) {
+				t.Helper()
+				r := shake(t, term.ServerConfig(), ticketClient(version, "a.test", cert, sessions))
+				if want == nil && !r.ok() || want != nil && (r.clientErr == nil || !errors.Is(r.serverErr, want)) {
+					t.Errorf("%s: %v / %v, want %v", cert.Leaf.Subject, r.clientErr, r.serverErr, want)
+				}
+			}
+			aliceSessions, bobSessions := new(oneSession), new(oneSession)
+			visit(&alice, aliceSessions, nil)
+			visit(&bob, bobSessions, nil)
+			replace(t, file, crlOf(t, ca, nil, alice.Leaf.SerialNumber))
+			time.Sleep(seenAfter)
+			visit(&alice, aliceSessions, ErrRevoked)
+			visit(&alice, nil, ErrRevoked)
+			visit(&bob, bobSessions, nil)
+			replace(t, file, []byte("rubbish"))
+			time.Sleep(seenAfter)
+			visit(&alice, nil, ErrRevoked)
+			visit(&bob, bobSessions, nil)
+			time.Sleep(time.Hour)
+			if r := shake(t, term.ServerConfig(), ticketClient(version, "a.test", &bob, bobSessions)); r.ok() {
+				t.Error("an expired list lets clients in")
+			}
+		})
+	})
+}
+
+func TestCRLFile(t *testing.T) {
+	ca, other := testcert.NewCA(t), testcert.NewCA(t)
+	leaf := ca.Issue(testcert.Leaf{}).Leaf
+	good := crlOf(t, ca, nil, leaf.SerialNumber)
+	critical := func(id ...int) []pkix.Extension {
+		return []pkix.Extension{{Id: asn1.ObjectIdentifier(id), Critical: true, Value: []byte{2, 1, 1}}}
+	}
+	file := filepath.Join(t.TempDir(), "crl.pem")
+	for name, bad := range map[string][]byte{
+		"empty": nil, "rubbish": []byte("x"), "half": good[:len(good)/2], "text after": append(slices.Clone(good), 'x'), "a certificate": ca.PEM(),
+		"a delta": crlOf(t, ca, critical(2, 5, 29, 27)), "a partial list": crlOf(t, ca, critical(2, 5, 29, 28)),
+	} {
+		replace(t, file, bad)
+		if _, err := CRLFile(file, nil); err == nil {
+			t.Errorf("a file that is %s was accepted", name)
+		}
+	}
+	// Both authorities have the same name, so only signatures tell whose is which.
+	replace(t, file, slices.Concat(crlOf(t, other, nil), []byte("\n"), good))
+	crl, err := CRLFile(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := crl.Revoked(leaf, ca.Cert); !errors.Is(err, ErrRevoked) {
+			t.Errorf("revoked: %v", err)
+		}
+		if err := crl.Revoked(ca.Issue(testcert.Leaf{}).Leaf, ca.Cert); err != nil {
+			t.Errorf("not revoked: %v", err)
+		}
+		if err := crl.Revoked(leaf, other.Cert); err != nil {
+			t.Errorf("the same serial of another authority: %v", err)
+		}
+	}
+	stranger := testcert.NewCA(t)
+	if err := crl.Revoked(stranger.Issue(testcert.Leaf{}).Leaf, stranger.Cert); err == nil || errors.Is(err, ErrRevoked) {
+		t.Errorf("an authority without a list: %v", err)
+	}
+}
+
+// FuzzParseCRLs must not panic, nor accept nothing.
+func FuzzParseCRLs(f *testing.F) {
+	ca := testcert.NewCA(f)
+	f.Add(crlOf(f, ca, nil, big.NewInt(7)))
+	f.Add(slices.Concat(crlOf(f, ca, nil), crlOf(f, ca, nil, big.NewInt(1), big.NewInt(2))))
+	f.Add([]byte("-----BEGIN X509 CRL-----\n-----END X509 CRL-----\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		lists, err := parseCRLs(data, time.Now())
+		if err == nil && len(lists.lists) == 0 {
+			t.Error("accepted without a list")
+		}
+		if err == nil && lists.check(ca.Cert, ca.Cert, lists.lists[0].crl.NextUpdate) == nil && len(lists.lists) == 1 {
+			t.Error("an expired list was used")
+		}
+	})
+}

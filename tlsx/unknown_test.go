@@ -1,0 +1,144 @@
+package tlsx
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/palisade-go/palisade/internal/testcert"
+)
+
+func from(ip string) net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 1))
+}
+
+// TestUnknownNamesAreAskedOnce counts what a source is asked.
+func TestUnknownNamesAreAskedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testcert.NewCA(t)
+		known := static(ca.Issue(testcert.Leaf{Names: []string{"a.test"}}))
+		var asked atomic.Int32
+		broken := false
+		source := CertFunc(func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if hello.ServerName != "a.test" {
+				asked.Add(1)
+			}
+			if broken {
+				return nil, errors.New("broken")
+			}
+			return known.Certificate(hello)
+		})
+		rejected := make(chan rejection, 100)
+		term := newTerminator(t, Config{Certs: []CertSource{source}, OnReject: collect(rejected), Unknown: &UnknownNames{PerClient: 3}})
+		visit := func(name string, want error, asks int32) {
+			t.Helper()
+			before := asked.Load()
+			r := shake(t, term.ServerConfig(), &tls.Config{ServerName: name, RootCAs: ca.Pool()})
+			if r.ok() != (want == nil) || asked.Load()-before != asks {
+				t.Errorf("%s: %v, asked %d times, want %d", name, r.clientErr, asked.Load()-before, asks)
+			}
+			if want != nil {
+				wantAlert(t, r.clientErr, alertUnrecognizedName)
+				if got := <-rejected; !errors.Is(got.err, want) || got.name != name {
+					t.Errorf("%s: rejected with %v, want %v", name, got.err, want)
+				}
+			}
+		}
+		visit("a.test", nil, 0)
+		visit("x.test", ErrUnknownName, 1)
+		visit("x.test", ErrUnknownName, 0)
+		visit("y.test", ErrUnknownName, 1) // a.test was the first of the three
+		visit("z.test", ErrUnknownFlood, 0)
+		visit("a.test", nil, 0)
+		visit("x.test", ErrUnknownName, 0)
+		time.Sleep(10 * time.Second)
+		visit("x.test", ErrUnknownName, 1)
+		visit("z.test", ErrUnknownName, 1)
+		time.Sleep(10 * time.Second)
+		broken = true // what failed is not unknown
+		if r := shake(t, term.ServerConfig(), &tls.Config{ServerName: "x.test", RootCAs: ca.Pool()}); r.ok() {
+			t.Error("a broken source has a certificate")
+		}
+		<-rejected
+		broken = false
+		visit("x.test", ErrUnknownName, 1)
+	})
+}
+
+func TestUnknownBudgets(t *testing.T) {
+	n := newUnknownNames(&UnknownNames{TTL: time.Minute, PerClient: 2, Total: 5})
+	now := time.Now()
+	for i, c := range []struct {
+		client string
+		want   error
+	}{
+		{"192.0.2.1", nil}, {"192.0.2.1", nil}, {"192.0.2.1", ErrUnknownFlood},
+		{"::ffff:192.0.2.1", ErrUnknownFlood}, // the same
+		{"2001:db8::1", nil}, {"2001:db8::2", nil}, {"2001:db8::3", ErrUnknownFlood},
+		{"2001:db8:0:1::1", nil}, {"192.0.2.9", ErrUnknownFlood}, // that was the total
+	} {
+		if err := n.mayAsk(fmt.Sprint(i), from(c.client), now); !errors.Is(err, c.want) {
+			t.Errorf("%d, %s: %v, want %v", i, c.client, err, c.want)
+		}
+	}
+	if err := n.mayAsk("x", nil, now.Add(time.Minute)); err != nil {
+		t.Errorf("in the next window: %v", err)
+	}
+	if _, err := New(Config{Certs: []CertSource{CertFunc(nil)}, Unknown: &UnknownNames{Total: -1}}); err == nil {
+		t.Error("a negative bound was accepted")
+	}
+	if newUnknownNames(nil).mayAsk("x", nil, now) != nil {
+		t.Error("a bound without bounds")
+	}
+}
+
+// TestUnknownFlood is 20,000 new names a second from as many clients, for half a
+// minute: one decision for each name, in bounded memory, and a known name is
+// served throughout.
+func TestUnknownFlood(t *testing.T) {
+	n := newUnknownNames(&UnknownNames{Total: 1 << 30})
+	start := time.Now()
+	n.learn("a.test", true, start)
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before, most := heap(), uint64(0)
+	addr := &net.TCPAddr{IP: net.IP{10, 0, 0, 0}, Port: 1}
+	for second := range 30 {
+		now := start.Add(time.Duration(second) * time.Second)
+		for i := range 20_000 {
+			name := fmt.Sprintf("%d.%d.test", second, i)
+			addr.IP[1], addr.IP[2], addr.IP[3] = byte(i>>16), byte(i>>8), byte(i)
+			if err := n.mayAsk(name, addr, now); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			n.learn(name, false, now)
+			if i%1000 == 0 {
+				if err := n.mayAsk(name, addr, now.Add(5*time.Second)); !errors.Is(err, ErrUnknownName) {
+					t.Fatalf("%s again: %v", name, err)
+				}
+				if err := n.mayAsk("a.test", addr, now); err != nil {
+					t.Fatalf("a known name: %v", err)
+				}
+			}
+		}
+		if second%10 == 9 {
+			most = max(most, heap()-min(before, heap()))
+		}
+	}
+	if most > 32<<20 {
+		t.Errorf("%d MB", most>>20)
+	}
+	t.Logf("%.1f MB", float64(most)/(1<<20))
+	runtime.KeepAlive(n)
+}
