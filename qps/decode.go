@@ -35,6 +35,11 @@ func (s *Snapshot) UnmarshalJSON(data []byte) error {
 		At        time.Time       `json:"at"`
 		Routes    json.RawMessage `json:"routes"`
 		Upstreams json.RawMessage `json:"upstreams"`
+		Listeners json.RawMessage `json:"listeners"`
+		Top       *TopSnapshot    `json:"top"`
+		SLOs      json.RawMessage `json:"slos"`
+		Events    json.RawMessage `json:"events"`
+		Happened  uint64          `json:"event_count"`
 		Overflow  uint64          `json:"overflow"`
 		Process   ProcessSnapshot `json:"process"`
 	}
@@ -52,9 +57,22 @@ func (s *Snapshot) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("qps: upstreams: %w", err)
 	}
+	listeners, err := decodeList[ListenerSnapshot](wire.Listeners, maxUpstreams)
+	if err != nil {
+		return fmt.Errorf("qps: listeners: %w", err)
+	}
+	slos, err := decodeList[SLOSnapshot](wire.SLOs, mostSLOs)
+	if err != nil {
+		return fmt.Errorf("qps: SLOs: %w", err)
+	}
+	events, err := decodeList[Event](wire.Events, maxEvents)
+	if err != nil {
+		return fmt.Errorf("qps: events: %w", err)
+	}
 	out := Snapshot{
 		Version: wire.Version, Server: wire.Server, At: wire.At,
-		Routes: routes, Upstreams: upstreams, Overflow: wire.Overflow, Process: wire.Process,
+		Routes: routes, Upstreams: upstreams, Listeners: listeners, Top: wire.Top,
+		SLOs: slos, Events: events, EventCount: wire.Happened, Overflow: wire.Overflow, Process: wire.Process,
 	}
 	if err := out.check(); err != nil {
 		return err
@@ -122,7 +140,31 @@ func (s *Snapshot) check() error {
 			return err
 		}
 	}
-	return nil
+	clear(seen)
+	for _, l := range s.Listeners {
+		k := key{route: l.Listener}
+		if !isLabel(l.Listener) || seen[k] {
+			return fmt.Errorf("qps: listener %q: not a label, or there twice", cut(l.Listener))
+		}
+		seen[k] = true
+	}
+	clear(seen)
+	for _, o := range s.SLOs {
+		k := key{route: o.SLO}
+		if o.SLO == "" || !isLabel(o.SLO) || seen[k] || len(o.Burns) > len(burnRules) {
+			return fmt.Errorf("qps: SLO %q: not a label, there twice, or with too many burn rates", cut(o.SLO))
+		}
+		seen[k] = true
+	}
+	for _, e := range s.Events {
+		if !isLabel(e.Kind) || !isLabel(e.Text) || !isLabel(e.Server) {
+			return fmt.Errorf("qps: event %q: longer than %d bytes", cut(e.Kind), maxLabel)
+		}
+	}
+	if s.Top == nil {
+		return nil
+	}
+	return errors.Join(s.Top.Paths.check(), s.Top.Clients.check(), s.Top.UserAgents.check())
 }
 
 func (w Window) check() error {

@@ -2,8 +2,10 @@ package qps_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -158,6 +160,159 @@ func ExampleHistogram() {
 	}
 	fmt.Println(h.Count(), h.Sum(), h.Quantile(0.5), h.Quantile(0.99))
 	// Output: 4 70ns 10ns 40ns
+}
+
+func ExampleCounter() {
+	var drops qps.Counter
+	drops.Inc()
+	shard := drops.Shard() // once, for a loop that counts much
+	for range 1000 {
+		shard.Inc()
+	}
+	fmt.Println(drops.Value())
+	// Output: 1001
+}
+
+func ExampleGauge() {
+	var depth qps.Gauge
+	depth.Set(10)
+	depth.Add(-2.5)
+	fmt.Println(depth.Value())
+	// Output: 7.5
+}
+
+func ExampleRecorder() {
+	var waits qps.Recorder
+	for i := range 100 {
+		waits.Record(time.Duration(i+1) * time.Millisecond)
+	}
+	h := waits.Histogram()
+	fmt.Println(h.Count(), h.Quantile(0.99).Round(time.Millisecond))
+	// Output: 100 99ms
+}
+
+func ExampleTopK() {
+	talkers, err := qps.NewTopK(2)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for i := range 100 {
+		talkers.Add("192.0.2.1")
+		if i%2 == 0 {
+			talkers.Add("192.0.2.2")
+		}
+		if i%10 == 0 {
+			talkers.Add("192.0.2.3")
+		}
+	}
+	for _, k := range talkers.List().Keys {
+		fmt.Println(k.Key, k.Count, "±", k.Error)
+	}
+	// Output:
+	// 192.0.2.1 100 ± 0
+	// 192.0.2.2 50 ± 0
+}
+
+func ExampleMeter_Track() {
+	meter, err := qps.New(qps.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	send := func() (err error) {
+		call := meter.Track("mail")
+		defer func() { call.Done(err) }()
+		return errors.New("mailbox full")
+	}
+	fmt.Println(send(), meter.Snapshot().Upstreams[0].Failed)
+	// Output: mailbox full 1
+}
+
+func ExampleMeter_RoundTripper() {
+	backend := httptest.NewServer(http.NotFoundHandler())
+	defer backend.Close()
+	meter, err := qps.New(qps.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := &http.Client{Transport: meter.RoundTripper("backend", backend.Client().Transport)}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get(backend.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	fmt.Println(meter.Snapshot().Upstreams[0].OK)
+	// Output: 1
+}
+
+// An outage that lasts uses up the error budget: the alert comes when both
+// windows of a rule say so.
+func ExampleSLO() {
+	alerts := make(chan qps.Alert, 8)
+	meter, err := qps.New(qps.Config{
+		SLOs:    []qps.SLO{{Name: "availability", Target: 0.999}},
+		OnAlert: func(a qps.Alert) { alerts <- a },
+		Logger:  slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer meter.Close()
+	get(meter.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadGateway)
+	})), "/")
+	a := <-alerts
+	fmt.Printf("%s burns %.0f times too fast, the limit is %v\n", a.SLO, a.Burn.LongRate, a.Burn.Limit)
+	// Output: availability burns 1000 times too fast, the limit is 14.4
+}
+
+func ExampleMerge() {
+	var snaps []qps.Snapshot
+	for i := range 2 {
+		meter, err := qps.New(qps.Config{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		for range 50 {
+			meter.Upstream("db").Observe(time.Duration(1+99*i)*time.Millisecond, false)
+		}
+		snaps = append(snaps, meter.Snapshot())
+	}
+	db := qps.Merge(snaps...).Upstreams[0]
+	fmt.Println(db.Requests(), db.Quantile(0.5).Round(time.Millisecond), db.Quantile(0.51).Round(time.Millisecond))
+	// Output: 100 1ms 100ms
+}
+
+func ExampleFleet() {
+	web, err := qps.New(qps.Config{Server: "web1"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	admin := httptest.NewServer(web.SnapshotHandler()) // at the other server
+	defer admin.Close()
+	get(web.Middleware(http.NotFoundHandler()), "/")
+
+	fleet, err := qps.NewFleet(qps.FleetConfig{Peers: []qps.Peer{{Name: "web1", URL: admin.URL}}, Client: admin.Client()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer fleet.Close()
+	for len(fleet.Snapshot().Merged.Routes) == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	fmt.Println(fleet.Snapshot().Merged.Routes[0].Requests())
+	// Output: 1
+}
+
+func ExampleMeter_Event() {
+	meter, err := qps.New(qps.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	meter.Event("failover", "db2 is the primary")
+	e := meter.Snapshot().Events[0]
+	fmt.Println(e.Kind+":", e.Text)
+	// Output: failover: db2 is the primary
 }
 
 // TestThreeServers is the arrangement that the package is made for: three

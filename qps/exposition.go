@@ -6,6 +6,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // bounds are the le bounds of the duration histograms in nanoseconds: each is
@@ -47,6 +48,8 @@ func WriteMetrics(w io.Writer, snaps ...Snapshot) error {
 	e.requests()
 	e.durations()
 	e.upstreams()
+	e.listeners()
+	e.slos()
 	e.process()
 	if err := e.w.Flush(); err != nil {
 		return fmt.Errorf("qps: metrics: %w", err)
@@ -130,6 +133,10 @@ func (e *exposition) requests() {
 	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.BytesIn)) })
 	f = e.family("http_response_bytes_total", "counter", "Bytes of response bodies that handlers wrote.")
 	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.BytesOut)) })
+	f = e.family("http_requests_peak_per_second", "gauge", "Requests in the busiest whole second since the beginning.")
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.Window.Peak.Requests)) })
+	f = e.family("http_requests_late_total", "counter", "Requests recorded too late to be part of any rate.")
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.Window.Late)) })
 	e.perServer("http_requests_overflow_total", "counter", "Requests counted as route other because there were too many routes.",
 		func(s Snapshot) string { return decimal(s.Overflow) })
 }
@@ -146,8 +153,29 @@ func (e *exposition) upstreams() {
 		f.sample("", labels+`,result="ok"`, decimal(u.OK))
 		f.sample("", labels+`,result="failed"`, decimal(u.Failed))
 	})
+	f = e.family("upstream_requests_in_flight", "gauge", "Calls to upstreams that have not ended.")
+	e.eachUpstream(func(u UpstreamSnapshot, labels string) { f.sample("", labels, strconv.FormatInt(u.InFlight, 10)) })
 	f = e.family("upstream_request_duration_seconds", "histogram", "Time that calls to upstreams took.")
 	e.eachUpstream(func(u UpstreamSnapshot, labels string) { f.histogram(labels, u.Duration) })
+}
+
+func (e *exposition) listeners() {
+	for _, c := range []struct {
+		name, kind, help string
+		value            func(ListenerSnapshot) string
+	}{
+		{"listener_connections_total", "counter", "Connections that were accepted.", func(l ListenerSnapshot) string { return decimal(l.Accepted) }},
+		{"listener_connections_open", "gauge", "Connections that have not been closed.", func(l ListenerSnapshot) string { return strconv.FormatInt(l.Open, 10) }},
+		{"listener_receive_bytes_total", "counter", "Bytes received from accepted connections.", func(l ListenerSnapshot) string { return decimal(l.BytesIn) }},
+		{"listener_transmit_bytes_total", "counter", "Bytes sent to accepted connections.", func(l ListenerSnapshot) string { return decimal(l.BytesOut) }},
+	} {
+		f := e.family(c.name, c.kind, c.help)
+		for _, s := range e.snaps {
+			for _, l := range s.Listeners {
+				f.sample("", labels("server", s.Server, "listener", l.Listener), c.value(l))
+			}
+		}
+	}
 }
 
 // perServer writes one sample per snapshot; an empty value is left out.
@@ -161,6 +189,7 @@ func (e *exposition) perServer(name, kind, help string, value func(Snapshot) str
 }
 
 func (e *exposition) process() {
+	e.perServer("timeline_events_total", "counter", "Events on the timeline so far.", func(s Snapshot) string { return decimal(s.EventCount) })
 	f := e.family("go_info", "gauge", "The version of Go that built the program.")
 	for _, s := range e.snaps {
 		if s.Process.GoVersion != "" {
@@ -179,19 +208,39 @@ func (e *exposition) process() {
 		{"process_start_time_seconds", "Unix time at which the process was started.", func(p ProcessSnapshot) uint64 { return uint64(max(p.Start.Unix(), 0)) }},
 	} {
 		e.perServer(g.name, "gauge", g.help, func(s Snapshot) string {
-			n := g.value(s.Process)
-			if n == 0 {
-				return ""
-			}
-			return decimal(n)
+			return nonzero(g.value(s.Process))
 		})
 	}
-	e.perServer("process_cpu_seconds_total", "counter", "User and system CPU time of the process.", func(s Snapshot) string {
-		if s.Process.CPU <= 0 {
-			return ""
-		}
-		return seconds(uint64(s.Process.CPU))
-	})
+	for _, c := range []struct {
+		name, help string
+		value      func(ProcessSnapshot) string
+	}{
+		{"process_cpu_seconds_total", "User and system CPU time of the process.", func(p ProcessSnapshot) string { return elapsed(p.CPU) }},
+		{"go_gc_cycles_total", "Garbage collections that have ended.", func(p ProcessSnapshot) string { return nonzero(p.GCCycles) }},
+		{"go_gc_cpu_seconds_total", "CPU time of garbage collections, as estimated by the runtime.", func(p ProcessSnapshot) string { return elapsed(p.GCCPU) }},
+		{"system_network_receive_bytes_total", "Bytes that the machine has received, without loopback.", func(p ProcessSnapshot) string { return nonzero(p.NetworkIn) }},
+		{"system_network_transmit_bytes_total", "Bytes that the machine has sent, without loopback.", func(p ProcessSnapshot) string { return nonzero(p.NetworkOut) }},
+		{"system_pressure_cpu_waiting_seconds_total", "Time in which something on the machine waited for a CPU.", func(p ProcessSnapshot) string { return elapsed(p.PressureCPU) }},
+		{"system_pressure_memory_waiting_seconds_total", "Time in which something on the machine waited for memory.", func(p ProcessSnapshot) string { return elapsed(p.PressureMemory) }},
+		{"system_pressure_io_waiting_seconds_total", "Time in which something on the machine waited for input or output.", func(p ProcessSnapshot) string { return elapsed(p.PressureIO) }},
+	} {
+		e.perServer(c.name, "counter", c.help, func(s Snapshot) string { return c.value(s.Process) })
+	}
+}
+
+// nonzero leaves out what is not known.
+func nonzero(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return decimal(n)
+}
+
+func elapsed(d time.Duration) string {
+	if d <= 0 {
+		return ""
+	}
+	return seconds(uint64(d))
 }
 
 // labels joins pairs of names and values; an empty server is left out.

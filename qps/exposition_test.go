@@ -165,6 +165,16 @@ func TestExpositionSaysWhatTheSnapshotSays(t *testing.T) {
 		check(float64(u.Failed), "upstream_requests_total", "failed", u.Upstream)
 		check(float64(u.Requests()), "upstream_request_duration_seconds_count", u.Upstream)
 	}
+	for _, l := range s.Listeners {
+		check(float64(l.Accepted), "listener_connections_total", l.Listener)
+	}
+	for _, o := range s.SLOs {
+		for _, b := range o.Burns {
+			check(b.LongRate, "slo_burn_rate", o.SLO, short(b.Long))
+			check(b.ShortRate, "slo_burn_rate", o.SLO, short(b.Short))
+		}
+	}
+	check(1, "timeline_events_total")
 	check(float64(s.Overflow), "http_requests_overflow_total")
 	check(1, "go_info", s.Process.GoVersion)
 	check(float64(s.Process.MaxFiles), "process_max_fds")
@@ -285,6 +295,14 @@ func TestSeconds(t *testing.T) {
 	} {
 		if got := seconds(in); got != want {
 			t.Errorf("seconds(%d) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestShort(t *testing.T) {
+	for d, want := range map[time.Duration]string{5 * time.Minute: "5m", time.Hour: "1h", 72 * time.Hour: "72h", 90 * time.Second: "1m30s", 0: "0s", 10 * time.Second: "10s"} {
+		if got := short(d); got != want {
+			t.Errorf("short(%v) = %q, want %q", d, got, want)
 		}
 	}
 }

@@ -63,28 +63,38 @@ type recorder struct {
 }
 
 func (r *recorder) record(nanos uint64) {
-	bucket := bucketOf(nanos)
+	r.bucket(bucketOf(nanos)).Add(1)
+	r.sum.Add(nanos)
+}
+
+func (r *recorder) bucket(bucket int) *atomic.Uint64 {
 	slot := &r.pages[bucket>>subBits]
 	p := slot.Load()
 	if p == nil {
 		slot.CompareAndSwap(nil, new(page))
 		p = slot.Load()
 	}
-	p[bucket&(pageSize-1)].Add(1)
-	r.sum.Add(nanos)
+	return &p[bucket&(pageSize-1)]
 }
 
-// snapshot reads the sum first: a duration recorded meanwhile may be counted
-// before it is summed, never the other way round.
-func (r *recorder) snapshot() Histogram {
-	h := Histogram{sum: r.sum.Load()}
-	for i := range r.pages {
-		p := r.pages[i].Load()
-		if p == nil {
-			continue
+// gather adds recorders up. It reads their sums first: a duration recorded
+// meanwhile may be counted before it is summed, never the other way round.
+func gather(parts []*recorder) Histogram {
+	var h Histogram
+	for _, r := range parts {
+		h.sum += r.sum.Load()
+	}
+	for i := range pageCount {
+		var counts [pageSize]uint64
+		for _, r := range parts {
+			if p := r.pages[i].Load(); p != nil {
+				for slot := range p {
+					counts[slot] += p[slot].Load()
+				}
+			}
 		}
-		for slot := range p {
-			if n := p[slot].Load(); n != 0 {
+		for slot, n := range counts {
+			if n != 0 {
 				h.buckets = append(h.buckets, bucketCount{index: i<<subBits + slot, count: n})
 			}
 		}

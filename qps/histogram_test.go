@@ -97,7 +97,7 @@ func TestQuantilesAgainstSortedSample(t *testing.T) {
 				r.record(sample[i])
 			}
 			slices.Sort(sample)
-			h := r.snapshot()
+			h := gather([]*recorder{&r})
 			if h.Count() != n || uint64(h.Sum()) != sum {
 				t.Errorf("count %d, sum %d; want %d, %d", h.Count(), h.Sum(), n, sum)
 			}
@@ -121,12 +121,12 @@ func TestQuantilesAgainstSortedSample(t *testing.T) {
 
 func TestQuantileLimits(t *testing.T) {
 	var r recorder
-	if got := r.snapshot().Quantile(0.5); got != 0 {
+	if got := gather([]*recorder{&r}).Quantile(0.5); got != 0 {
 		t.Errorf("the median of nothing is %v", got)
 	}
 	r.record(10)
 	r.record(50)
-	h := r.snapshot()
+	h := gather([]*recorder{&r})
 	for q, want := range map[float64]time.Duration{math.Inf(-1): 10, -1: 10, 0.5: 10, 0.51: 50, 1: 50, 7: 50, math.Inf(1): 50} {
 		if got := h.Quantile(q); got != want {
 			t.Errorf("Quantile(%v) = %v, want %v", q, got, want)
@@ -170,13 +170,13 @@ func TestRecorderLosesNothing(t *testing.T) {
 		})
 	}
 	for range 50 {
-		h := r.snapshot()
+		h := gather([]*recorder{&r})
 		if counts := h.upTo(nil, []uint64{clampNanos}); counts[0] != h.Count() {
 			t.Fatalf("the sum of the buckets is %d, the count %d", counts[0], h.Count())
 		}
 	}
 	wg.Wait()
-	if got := r.snapshot().Count(); got != workers*each {
+	if got := gather([]*recorder{&r}).Count(); got != workers*each {
 		t.Errorf("%d durations, want %d", got, workers*each)
 	}
 }

@@ -96,7 +96,7 @@ func heap() uint64 {
 }
 
 func TestTableGivesOneEntryPerName(t *testing.T) {
-	tab := newTable(2, newRoute)
+	tab := newTable(2, newMeter(t, Config{}).newRoute)
 	long := strings.Repeat("n", 300)
 	a, _ := tab.find(long)
 	if b, ok := tab.find(long + "beyond the cut"); a != b || !ok {

@@ -1,10 +1,14 @@
 package qps
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,9 +25,28 @@ type Config struct {
 	// Server is the value of the label "server" of every metric, 256 bytes of
 	// UTF-8 at most. Empty means that there is no such label.
 	Server string
-	// MaxRoutes is how many routes, and as many upstreams, are told apart; what
-	// comes beyond is counted as "other". Zero means 512; 4096 at most.
+	// MaxRoutes is how many routes, and as many upstreams and listeners, are told
+	// apart; what comes beyond is counted as "other". Zero means 512; 4096 at most.
 	MaxRoutes int
+	// TopK is how many of the most frequent paths, clients and user agents are
+	// told. Zero means none, and that they are not followed; 100 at most.
+	TopK int
+	// SLOs are objectives to watch: none by default, 16 at most. An SLO takes up
+	// to 2 MiB, most of it after days of traffic.
+	SLOs []SLO
+	// OnAlert is called when an alert begins or ends, by the goroutine that
+	// watches the SLOs: it must return soon and must not call Close. Nil means
+	// that alerts are only logged.
+	OnAlert func(Alert)
+	// StateFile is where everything but SLOs is saved each second and by Close,
+	// and read from by New, so that counters go on after a restart: a killed
+	// process loses a second at most, one that calls Close after its servers have
+	// shut down loses nothing. The file belongs to one Meter; beside it there is
+	// one with ".new" at its end while it is written. A file that is no state of
+	// this Server is an error. Empty means that nothing is saved.
+	StateFile string
+	// Logger takes alerts and failures to save. Nil means slog.Default().
+	Logger *slog.Logger
 	// Set is the set that [Meter.MetricsHandler] writes. Metrics of your own
 	// in it appear beside those of the Meter, whose names they must not have.
 	// A set belongs to one Meter. Nil means a new one.
@@ -31,15 +54,24 @@ type Config struct {
 }
 
 // Meter measures the traffic of one server. Create it with [New]. It is safe
-// for concurrent use, starts no goroutine and needs no Close.
+// for concurrent use. It starts goroutines only if there are SLOs or a state
+// file, and only then needs a [Meter.Close].
 type Meter struct {
 	server    string
 	set       *metrics.Set
 	routes    *table[route]
 	upstreams *table[Upstream]
+	listeners *table[connections]
+	picker    picker
 	overflow  atomic.Uint64
+	top       *top // nil: not followed
 	base      time.Time
 	baseNanos int64 // base as Unix time
+	timeline  timeline
+	watcher   watcher
+	tasks     background
+	stateFile string // empty: none
+	saved     sync.Once
 }
 
 // New returns a Meter. Its error names every mistake in the configuration.
@@ -51,6 +83,18 @@ func New(c Config) (*Meter, error) {
 	if c.MaxRoutes < 0 || c.MaxRoutes > mostRoutes {
 		errs = append(errs, fmt.Errorf("qps: Config.MaxRoutes is %d, want 0 to %d", c.MaxRoutes, mostRoutes))
 	}
+	if c.TopK < 0 || c.TopK > mostTop {
+		errs = append(errs, fmt.Errorf("qps: Config.TopK is %d, want 0 to %d", c.TopK, mostTop))
+	}
+	if len(c.SLOs) > mostSLOs {
+		errs = append(errs, fmt.Errorf("qps: %d SLOs, want %d at most", len(c.SLOs), mostSLOs))
+	}
+	for i, s := range c.SLOs {
+		errs = append(errs, s.check())
+		if slices.ContainsFunc(c.SLOs[:i], func(t SLO) bool { return t.Name == s.Name }) {
+			errs = append(errs, fmt.Errorf("qps: two SLOs are called %q", cut(s.Name)))
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -60,19 +104,70 @@ func New(c Config) (*Meter, error) {
 	if c.Set == nil {
 		c.Set = metrics.NewSet()
 	}
-	m := &Meter{server: c.Server, set: c.Set, base: time.Now()}
+	m := &Meter{server: c.Server, set: c.Set, stateFile: c.StateFile, base: time.Now()}
 	m.baseNanos = m.base.UnixNano()
-	m.routes = newTable(c.MaxRoutes, newRoute)
-	m.upstreams = newTable(c.MaxRoutes, func() *Upstream { return &Upstream{m: m} })
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	m.watcher = watcher{onAlert: c.OnAlert, logger: c.Logger, now: m.now}
+	for _, s := range c.SLOs {
+		m.watcher.objectives = append(m.watcher.objectives, newObjective(s, m.now()))
+	}
+	m.routes = newTable(c.MaxRoutes, m.newRoute)
+	m.upstreams = newTable(c.MaxRoutes, func(string) *Upstream { return &Upstream{m: m} })
+	m.listeners = newTable(c.MaxRoutes, newConnections)
+	if c.TopK > 0 {
+		t, err := newTop(c.TopK)
+		if err != nil {
+			return nil, err
+		}
+		m.top = &t
+	}
+	if m.stateFile != "" {
+		if err := m.load(); err != nil {
+			return nil, err
+		}
+	}
 	// The set has no way to report a failed write; the handler's client sees it.
 	m.set.RegisterMetricsWriter(func(w io.Writer) { _ = WriteMetrics(w, m.Snapshot()) })
+	var run []func(context.Context)
+	if len(c.SLOs) > 0 {
+		run = append(run, m.watcher.run)
+	}
+	if m.stateFile != "" {
+		run = append(run, m.keep)
+	}
+	m.tasks.start(run...)
 	return m, nil
+}
+
+// Close ends the watching of SLOs, and saves the state for the last time; its
+// error is that of saving. Recording goes on. It may be called more than once,
+// and waits for OnAlert to return.
+func (m *Meter) Close() (err error) {
+	m.tasks.stop()
+	if m.stateFile != "" {
+		m.saved.Do(func() { err = m.save() })
+	}
+	return err
+}
+
+func (m *Meter) newRoute(name string) *route {
+	r := new(route)
+	for _, o := range m.watcher.objectives {
+		if o.covers(name) {
+			r.objectives = append(r.objectives, o)
+		}
+	}
+	return r
 }
 
 // now is the time in nanoseconds of Unix time. It follows the monotonic clock
 // from the wall clock's time when the Meter was created, so that a clock that is
 // set back never counts into a second that is over.
 func (m *Meter) now() int64 { return m.baseNanos + int64(time.Since(m.base)) }
+
+func (m *Meter) time() time.Time { return time.Unix(0, m.now()).UTC() }
 
 // MetricsHandler serves the metrics as Prometheus text. Guard it: routes and
 // rates are not for the public.

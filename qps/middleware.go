@@ -20,9 +20,12 @@ import (
 // hijacked connection is closed.
 func (m *Meter) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		hw := &hijackWriter{writer{inner: rw, m: m, r: r, start: m.now(), method: methodOf(r.Method)}}
+		hw := &hijackWriter{writer{inner: rw, m: m, r: r, place: m.picker.pick(), start: m.now(), method: methodOf(r.Method)}}
 		w := &hw.writer
 		w.begin(r.Pattern)
+		if m.top != nil {
+			m.top.count(w.place, r)
+		}
 		if r.Body != nil && r.Body != http.NoBody {
 			w.body = body{inner: r.Body, in: &w.in}
 			r.Body = &w.body
@@ -104,7 +107,7 @@ func (w *writer) begin(route string) {
 	s, ok := w.find(route)
 	w.overflowed.Store(!ok)
 	w.series.Store(s)
-	s.inFlight.Add(1)
+	s.enter(w.place)
 }
 
 // enter moves the request to another route, and reports false if it has ended.
@@ -112,15 +115,15 @@ func (w *writer) begin(route string) {
 // negative.
 func (w *writer) enter(route string) bool {
 	to, ok := w.find(route)
-	to.inFlight.Add(1)
+	to.enter(w.place)
 	for {
 		from := w.series.Load()
 		if from == nil {
-			to.inFlight.Add(-1)
+			to.leave(w.place)
 			return false
 		}
 		if w.series.CompareAndSwap(from, to) {
-			from.inFlight.Add(-1)
+			from.leave(w.place)
 			w.overflowed.Store(!ok)
 			return true
 		}
@@ -160,12 +163,15 @@ func (w *writer) finish(c class) {
 		return
 	}
 	end := w.m.now()
-	s.observe(end, time.Duration(end-w.start), c.failed())
-	s.classes[c].Add(1)
-	s.bytesIn.Add(w.in.Load())
-	s.bytesOut.Add(w.out.Load())
+	sh := s.observe(w.place, end, time.Duration(end-w.start), c)
+	if n := w.in.Load(); n != 0 {
+		sh.bytesIn.Add(n)
+	}
+	if n := w.out.Load(); n != 0 {
+		sh.bytesOut.Add(n)
+	}
 	if w.overflowed.Load() {
 		w.m.overflow.Add(1)
 	}
-	s.inFlight.Add(-1)
+	s.leave(w.place)
 }

@@ -27,6 +27,45 @@ func readSystem(p *ProcessSnapshot) {
 	}
 	p.OpenFiles = openFiles()
 	p.Start = startTime(head("/proc/self/stat"), head("/proc/stat"))
+	p.NetworkIn, p.NetworkOut = traffic(head("/proc/self/net/dev"))
+	p.PressureCPU = pressure(head("/proc/pressure/cpu"))
+	p.PressureMemory = pressure(head("/proc/pressure/memory"))
+	p.PressureIO = pressure(head("/proc/pressure/io"))
+}
+
+// traffic adds the bytes of all interfaces but loopback: the first and the ninth
+// number after the name.
+func traffic(dev []byte) (in, out uint64) {
+	for line := range bytes.Lines(dev) {
+		name, counts, ok := bytes.Cut(line, []byte(":"))
+		if !ok || string(bytes.TrimSpace(name)) == "lo" {
+			continue
+		}
+		received, ok1 := field(counts, 0)
+		sent, ok2 := field(counts, 8)
+		if ok1 && ok2 {
+			in, out = in+received, out+sent
+		}
+	}
+	return in, out
+}
+
+// pressure reads the total of the line "some", which is in microseconds. The
+// file is not there if the kernel was built or started without it.
+func pressure(file []byte) time.Duration {
+	for line := range bytes.Lines(file) {
+		rest, ok := bytes.CutPrefix(line, []byte("some "))
+		if !ok {
+			continue
+		}
+		_, total, _ := bytes.Cut(rest, []byte("total="))
+		micros, ok := field(total, 0)
+		if !ok || micros > 1<<53 {
+			return 0
+		}
+		return time.Duration(micros) * time.Microsecond
+	}
+	return 0
 }
 
 // head reads the beginning of a file of /proc. /proc/stat has a few lines per

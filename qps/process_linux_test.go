@@ -42,3 +42,24 @@ func TestOpenFilesSeesAnotherFile(t *testing.T) {
 		t.Errorf("%d open files after one more, %d before", got, before)
 	}
 }
+
+func TestTrafficAndPressure(t *testing.T) {
+	const dev = `Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo: 9999999   50    0    0    0     0          0         0  9999999   50    0    0    0     0       0          0
+  eth0:    1000    2    0    0    0     0          0         0      300    4    0    0    0     0       0          0
+docker0: 5 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0
+  bad0: x
+`
+	if in, out := traffic([]byte(dev)); in != 1005 || out != 307 {
+		t.Errorf("in %d, out %d; want 1005, 307", in, out)
+	}
+	for text, want := range map[string]time.Duration{
+		"some avg10=0.00 avg60=1.50 avg300=0.77 total=2500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n": 2500 * time.Millisecond,
+		"": 0, "full total=3": 0, "some total=x": 0, "some": 0, "some total=18446744073709551615": 0,
+	} {
+		if got := pressure([]byte(text)); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}

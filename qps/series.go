@@ -1,6 +1,7 @@
 package qps
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -38,66 +39,166 @@ func classOf(status int) class {
 // failed says whether the server is to blame.
 func (c class) failed() bool { return c == class5xx || c == classPanic }
 
-// flow is what is recorded of every kind of event.
-type flow struct {
-	duration recorder
-	requests ring
-	errors   ring
+// series is what is recorded of one method of one route, or of one upstream.
+// Each processor counts in a shard of its own. Of the events per second a shard
+// holds those of one second only; the first event of another second moves them
+// to the logs that all shards share. Its zero value works.
+type series struct {
+	shards     shards[shard]
+	mu         sync.Mutex // guards the seconds of shards and of the logs; not the counts
+	requests   secondLog
+	errors     secondLog
+	objectives []*objective // that its requests count for
+}
+
+type shard struct {
+	recorder
+	requests atomic.Uint64 // a second and its count, packed
+	errors   atomic.Uint64
+	classes  [classCount]atomic.Uint64
+	inFlight atomic.Int64
+	bytesIn  atomic.Uint64
+	bytesOut atomic.Uint64
+	_        [4*lineBytes - 8*(pageCount+1+2+int(classCount)+3)]byte
 }
 
 // observe records an event that ended at the given time. Requests are counted
 // before errors, and read after them, so that no reader sees more errors than
 // requests.
-func (f *flow) observe(endNanos int64, elapsed time.Duration, failed bool) {
+func (s *series) observe(p place, endNanos int64, elapsed time.Duration, c class) *shard {
 	second := uint32(endNanos / int64(time.Second))
-	f.duration.record(uint64(max(elapsed, 0)))
-	f.requests.add(second)
-	if failed {
-		f.errors.add(second)
+	sh := s.shards.at(p)
+	sh.record(uint64(max(elapsed, 0)))
+	s.count(p, &sh.requests, &s.requests, second)
+	if c.failed() {
+		s.count(p, &sh.errors, &s.errors, second)
+	}
+	sh.classes[c].Add(1)
+	for _, o := range s.objectives {
+		o.observe(p, endNanos, elapsed, c)
+	}
+	return sh
+}
+
+// count counts an event in the cell of a shard or in the log behind it. It takes
+// the mutex for the first event of a second in each shard, and waits for it only
+// if the log has no count of that second yet either.
+func (s *series) count(p place, cell *atomic.Uint64, log *secondLog, second uint32) {
+	for {
+		old := cell.Load()
+		tag, _ := unpack(old)
+		switch {
+		case tag == second:
+			if cell.CompareAndSwap(old, old+1) {
+				return
+			}
+			p.token.move()
+		case tag < second && s.mu.TryLock():
+			s.advance(cell, log, second)
+			s.mu.Unlock()
+		case log.tryAdd(second):
+			return
+		case tag > second:
+			s.mu.Lock()
+			log.add(second, 1)
+			s.mu.Unlock()
+			return
+		default:
+			s.mu.Lock()
+			s.advance(cell, log, second)
+			s.mu.Unlock()
+		}
 	}
 }
 
-// window reads the last minute. It starts again if it was so slow that a newer
-// second has taken the cell of one that it needs.
-func (f *flow) window(now func() int64) Window {
-	var w Window
-	for range 8 {
-		second := uint32(now() / int64(time.Second))
-		errs, ok := f.errors.before(second)
-		if !ok {
-			continue
+// advance gives the cell to a second, under the mutex. All shards are emptied
+// first: one that is idle must not keep a count until the log has forgotten its
+// second. Then the log begins the second, so that other shards can count there
+// while they cannot have the mutex.
+func (s *series) advance(cell *atomic.Uint64, log *secondLog, second uint32) {
+	s.drainErrors()
+	s.drainRequests()
+	log.add(second, 0)
+	for {
+		old := cell.Load()
+		tag, count := unpack(old)
+		switch {
+		case tag >= second:
+			return
+		case count != 0: // counted since
+			drain(cell, log)
+		case cell.CompareAndSwap(old, pack(second, 0)):
+			return
 		}
-		requests, ok := f.requests.before(second)
-		if !ok {
-			continue
-		}
-		w = Window{Second: int64(second), Requests: requests, Errors: errs, Late: f.requests.late.Load()}
-		w.Current, _ = f.requests.at(second)
-		break
 	}
-	return w
 }
 
-// series is what is recorded of one method of one route.
-type series struct {
-	flow
-	classes  [classCount]atomic.Uint64
-	inFlight atomic.Int64
-	bytesIn  atomic.Uint64
-	bytesOut atomic.Uint64
+// drain moves the count of a cell to the log, under the mutex.
+func drain(cell *atomic.Uint64, log *secondLog) {
+	for {
+		old := cell.Load()
+		tag, count := unpack(old)
+		if count == 0 {
+			return
+		}
+		if cell.CompareAndSwap(old, pack(tag, 0)) {
+			log.add(tag, count)
+			return
+		}
+	}
+}
+
+func (s *series) drainErrors() {
+	for sh := range s.shards.all() {
+		drain(&sh.errors, &s.errors)
+	}
+}
+
+func (s *series) drainRequests() {
+	for sh := range s.shards.all() {
+		drain(&sh.requests, &s.requests)
+	}
+}
+
+// window reads the last minutes. The time is taken under the mutex: nobody can
+// be ahead of it then, so no second of the window can lose its cell.
+func (s *series) window(now func() int64) Window {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	second := uint32(now() / int64(time.Second))
+	s.drainErrors()
+	errs := s.errors.before(second)
+	s.drainRequests()
+	return Window{
+		Second: int64(second), Requests: s.requests.before(second), Errors: errs,
+		Current: s.requests.at(second), Peak: s.requests.highest(second), Late: s.requests.late.Load(),
+	}
+}
+
+func (s *series) enter(p place) { s.shards.at(p).inFlight.Add(1) }
+
+// leave must have the place of enter, or a reader between the two would find
+// less than nothing in flight.
+func (s *series) leave(p place) { s.shards.at(p).inFlight.Add(-1) }
+
+func (s *series) histogram() Histogram {
+	var parts []*recorder
+	for sh := range s.shards.all() {
+		parts = append(parts, &sh.recorder)
+	}
+	return gather(parts)
 }
 
 // route has a series for each method that was seen.
 type route struct {
-	methods [len(methodNames)]atomic.Pointer[series]
+	methods    [len(methodNames)]atomic.Pointer[series]
+	objectives []*objective
 }
-
-func newRoute() *route { return new(route) }
 
 func (r *route) series(m method) *series {
 	s := r.methods[m].Load()
 	if s == nil {
-		r.methods[m].CompareAndSwap(nil, new(series))
+		r.methods[m].CompareAndSwap(nil, &series{objectives: r.objectives})
 		s = r.methods[m].Load()
 	}
 	return s

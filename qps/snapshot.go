@@ -27,6 +27,16 @@ type Snapshot struct {
 	Routes []RouteSnapshot `json:"routes,omitempty"`
 	// Upstreams are sorted by name, likewise.
 	Upstreams []UpstreamSnapshot `json:"upstreams,omitempty"`
+	// Listeners are sorted by name, likewise.
+	Listeners []ListenerSnapshot `json:"listeners,omitempty"`
+	// Top is nil without Config.TopK.
+	Top *TopSnapshot `json:"top,omitempty"`
+	// SLOs are in the order of Config.SLOs.
+	SLOs []SLOSnapshot `json:"slos,omitempty"`
+	// Events are the newest, in the order in which they happened; EventCount is
+	// how many there have been.
+	Events     []Event `json:"events,omitempty"`
+	EventCount uint64  `json:"event_count,omitempty"`
 	// Overflow counts the requests under "other" that had another route, for
 	// which Config.MaxRoutes left no room.
 	Overflow uint64 `json:"overflow,omitempty"`
@@ -97,8 +107,11 @@ func (r RouteSnapshot) Quantile(q float64) time.Duration { return r.Duration.Qua
 type UpstreamSnapshot struct {
 	Upstream string `json:"upstream"`
 	// OK and Failed count the calls.
-	OK       uint64    `json:"ok,omitempty"`
-	Failed   uint64    `json:"failed,omitempty"`
+	OK     uint64 `json:"ok,omitempty"`
+	Failed uint64 `json:"failed,omitempty"`
+	// InFlight is the number of calls begun with [Upstream.Begin], [Meter.Track]
+	// or [Meter.RoundTripper] that have not ended.
+	InFlight int64     `json:"in_flight,omitempty"`
 	Duration Histogram `json:"duration"`
 	Window   Window    `json:"window"`
 }
@@ -117,15 +130,35 @@ func (u UpstreamSnapshot) ErrorRatio(window time.Duration) float64 {
 // Quantile is [Histogram.Quantile] of all calls since the beginning.
 func (u UpstreamSnapshot) Quantile(q float64) time.Duration { return u.Duration.Quantile(q) }
 
+// ListenerSnapshot is the connections of the listeners of one name.
+type ListenerSnapshot struct {
+	Listener string `json:"listener"`
+	// Accepted counts all connections, Open those that have not been closed.
+	Accepted uint64 `json:"accepted,omitempty"`
+	Open     int64  `json:"open,omitempty"`
+	// BytesIn and BytesOut are what was received and sent so far.
+	BytesIn  uint64 `json:"bytes_in,omitempty"`
+	BytesOut uint64 `json:"bytes_out,omitempty"`
+}
+
 // Snapshot returns what has been recorded so far.
 func (m *Meter) Snapshot() Snapshot {
 	snap := Snapshot{
 		Version:  SnapshotVersion,
 		Server:   m.server,
-		At:       time.Unix(0, m.now()).UTC(),
+		At:       m.time(),
 		Overflow: m.overflow.Load(),
 		Process:  readProcess(),
 	}
+	if m.top != nil {
+		snap.Top = m.top.snapshot()
+	}
+	for _, o := range m.watcher.objectives {
+		state := *o.state.Load()
+		state.Burns = slices.Clone(state.Burns)
+		snap.SLOs = append(snap.SLOs, state)
+	}
+	snap.Events, snap.EventCount = m.timeline.snapshot()
 	for name, r := range *m.routes.entries.Load() {
 		for i := range r.methods {
 			s := r.methods[i].Load()
@@ -140,31 +173,42 @@ func (m *Meter) Snapshot() Snapshot {
 		}
 	}
 	for name, u := range *m.upstreams.entries.Load() {
-		if us := u.snapshot(name); name != other || us.Requests() > 0 {
+		if us := u.snapshot(name); name != other || us.Requests() > 0 || us.InFlight != 0 {
 			snap.Upstreams = append(snap.Upstreams, us)
 		}
 	}
-	slices.SortFunc(snap.Routes, func(a, b RouteSnapshot) int {
-		return cmp.Or(cmp.Compare(a.Route, b.Route), cmp.Compare(a.Method, b.Method))
-	})
-	slices.SortFunc(snap.Upstreams, func(a, b UpstreamSnapshot) int { return cmp.Compare(a.Upstream, b.Upstream) })
+	for name, l := range *m.listeners.entries.Load() {
+		if ls := l.snapshot(name); name != other || ls.Accepted > 0 {
+			snap.Listeners = append(snap.Listeners, ls)
+		}
+	}
+	snap.sort()
 	return snap
 }
 
+func (s *Snapshot) sort() {
+	slices.SortFunc(s.Routes, func(a, b RouteSnapshot) int {
+		return cmp.Or(cmp.Compare(a.Route, b.Route), cmp.Compare(a.Method, b.Method))
+	})
+	slices.SortFunc(s.Upstreams, func(a, b UpstreamSnapshot) int { return cmp.Compare(a.Upstream, b.Upstream) })
+	slices.SortFunc(s.Listeners, func(a, b ListenerSnapshot) int { return cmp.Compare(a.Listener, b.Listener) })
+}
+
+// snapshot adds the shards up.
 func (s *series) snapshot(m *Meter) RouteSnapshot {
 	var c [classCount]uint64
-	for i := range c {
-		c[i] = s.classes[i].Load()
+	r := RouteSnapshot{Duration: s.histogram(), Window: s.window(m.now)}
+	for sh := range s.shards.all() {
+		for i := range c {
+			c[i] += sh.classes[i].Load()
+		}
+		r.InFlight += sh.inFlight.Load()
+		r.BytesIn += sh.bytesIn.Load()
+		r.BytesOut += sh.bytesOut.Load()
 	}
-	return RouteSnapshot{
-		Counts: Counts{
-			Status1xx: c[class1xx], Status2xx: c[class2xx], Status3xx: c[class3xx], Status4xx: c[class4xx],
-			Status5xx: c[class5xx], Aborted: c[classAborted], Panic: c[classPanic],
-		},
-		InFlight: s.inFlight.Load(),
-		BytesIn:  s.bytesIn.Load(),
-		BytesOut: s.bytesOut.Load(),
-		Duration: s.duration.snapshot(),
-		Window:   s.window(m.now),
+	r.Counts = Counts{
+		Status1xx: c[class1xx], Status2xx: c[class2xx], Status3xx: c[class3xx], Status4xx: c[class4xx],
+		Status5xx: c[class5xx], Aborted: c[classAborted], Panic: c[classPanic],
 	}
+	return r
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -13,12 +14,17 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/palisade-go/palisade/internal/memnet"
 )
 
 // busyMeter has recorded something in every field.
 func busyMeter(t testing.TB, server string) *Meter {
 	t.Helper()
-	m := newMeter(t, Config{Server: server, MaxRoutes: 8})
+	m := newMeter(t, Config{Server: server, MaxRoutes: 8, TopK: 5, Logger: slog.New(slog.DiscardHandler), SLOs: []SLO{{Name: "all \"good\"", Target: 0.99}}})
+	t.Cleanup(func() { m.Close() })
+	m.Event("failover", "db1 → db2")
+	m.Listener("front", memnet.Listen("10.0.0.1:80"))
 	statuses := []int{101, 200, 302, 404, 500, 499}
 	h := m.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		SetRoute(w, r.Header.Get("Route"))
@@ -84,13 +90,23 @@ func TestSnapshotRefuses(t *testing.T) {
 		"long upstream":      `{"version":1,"upstreams":[{"upstream":"` + long + `"}]}`,
 		"upstream twice":     `{"version":1,"upstreams":[{},{}]}`,
 		"too many upstreams": `{"version":1,"upstreams":[` + strings.Repeat(`{},`, maxUpstreams) + `{}]}`,
-		"long window":        `{"version":1,"routes":[{"method":"GET","window":{"errors":[` + strings.Repeat("0,", 60) + `0]}}]}`,
-		"upstream window":    `{"version":1,"upstreams":[{"window":{"requests":[` + strings.Repeat("0,", 60) + `0]}}]}`,
+		"long window":        `{"version":1,"routes":[{"method":"GET","window":{"errors":[` + strings.Repeat("0,", windowSeconds) + `0]}}]}`,
+		"upstream window":    `{"version":1,"upstreams":[{"window":{"requests":[` + strings.Repeat("0,", windowSeconds) + `0]}}]}`,
 		"buckets descend":    `{"version":1,"upstreams":[{"duration":{"buckets":[[2,1],[1,1]]}}]}`,
 		"bucket beyond":      fmt.Sprintf(`{"version":1,"upstreams":[{"duration":{"buckets":[[%d,1]]}}]}`, buckets),
 		"bucket of three":    `{"version":1,"upstreams":[{"duration":{"buckets":[[1,1,1]]}}]}`,
 		"empty bucket":       `{"version":1,"upstreams":[{"duration":{"buckets":[[1,0]]}}]}`,
 		"bucket overflow":    `{"version":1,"upstreams":[{"duration":{"buckets":[[1,18446744073709551615],[2,1]]}}]}`,
+		"long top key":       `{"version":1,"top":{"paths":{"total":1,"keys":[{"key":"` + long + `"}]}}}`,
+		"impossible top":     `{"version":1,"top":{"clients":{"total":1,"keys":[{"key":"a","count":2}]}}}`,
+		"top key twice":      `{"version":1,"top":{"user_agents":{"total":1,"keys":[{"key":"a"},{"key":"a"}]}}}`,
+		"SLO without name":   `{"version":1,"slos":[{}]}`,
+		"SLO twice":          `{"version":1,"slos":[{"slo":"a"},{"slo":"a"}]}`,
+		"too many SLOs":      `{"version":1,"slos":[` + strings.Repeat(`{},`, mostSLOs) + `{}]}`,
+		"many burn rates":    `{"version":1,"slos":[{"slo":"a","burns":[{},{},{},{}]}]}`,
+		"too many events":    `{"version":1,"events":[` + strings.Repeat(`{},`, maxEvents) + `{}]}`,
+		"long event":         `{"version":1,"events":[{"text":"` + long + `"}]}`,
+		"listener twice":     `{"version":1,"listeners":[{},{}]}`,
 		"routes an object":   `{"version":1,"routes":{}}`,
 		"not an object":      `[]`,
 		"too long":           `{"version":1,"x":"` + strings.Repeat(" ", maxSnapshotBytes) + `"}`,

@@ -11,13 +11,13 @@ import (
 // no lock: a new name makes a copy of the map, and there are few.
 type table[T any] struct {
 	limit   int
-	make    func() *T
+	make    func(name string) *T
 	other   *T
 	entries atomic.Pointer[map[string]*T]
 }
 
-func newTable[T any](limit int, make func() *T) *table[T] {
-	t := &table[T]{limit: limit, make: make, other: make()}
+func newTable[T any](limit int, make func(name string) *T) *table[T] {
+	t := &table[T]{limit: limit, make: make, other: make(other)}
 	t.entries.Store(&map[string]*T{other: t.other})
 	return t
 }
@@ -40,9 +40,9 @@ func (t *table[T]) find(name string) (entry *T, ok bool) {
 			return t.other, false
 		}
 		grown := maps.Clone(*old)
-		entry = t.make()
-		// The name may be a small part of a large buffer.
-		grown[strings.Clone(name)] = entry
+		name = strings.Clone(name) // it may be a small part of a large buffer
+		entry = t.make(name)
+		grown[name] = entry
 		if t.entries.CompareAndSwap(old, &grown) {
 			return entry, true
 		}

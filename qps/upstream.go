@@ -1,18 +1,13 @@
 package qps
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "time"
 
 // Upstream measures calls to something that this server depends on: a backend,
 // a database, a service. [Meter.Upstream] returns it. It is safe for concurrent
 // use.
 type Upstream struct {
-	m      *Meter
-	flow   flow
-	ok     atomic.Uint64
-	failed atomic.Uint64
+	m *Meter
+	series
 }
 
 // Upstream returns the upstream of that name, always the same one. Names beyond
@@ -26,20 +21,25 @@ func (m *Meter) Upstream(name string) *Upstream {
 // failed. A negative duration counts as zero. Whether a call that the caller
 // cancelled is recorded is for the caller to say; as a failure it is not.
 func (u *Upstream) Observe(elapsed time.Duration, failed bool) {
-	u.flow.observe(u.m.now(), elapsed, failed)
+	u.observe(u.m.picker.pick(), u.m.now(), elapsed, outcome(failed))
+}
+
+// outcome is the class of a call.
+func outcome(failed bool) class {
 	if failed {
-		u.failed.Add(1)
-	} else {
-		u.ok.Add(1)
+		return class5xx
 	}
+	return class2xx
 }
 
 func (u *Upstream) snapshot(name string) UpstreamSnapshot {
+	r := u.series.snapshot(u.m)
 	return UpstreamSnapshot{
 		Upstream: name,
-		OK:       u.ok.Load(),
-		Failed:   u.failed.Load(),
-		Duration: u.flow.duration.snapshot(),
-		Window:   u.flow.window(u.m.now),
+		OK:       r.Counts.Status2xx,
+		Failed:   r.Counts.Status5xx,
+		InFlight: r.InFlight,
+		Duration: r.Duration,
+		Window:   r.Window,
 	}
 }

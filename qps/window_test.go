@@ -1,121 +1,204 @@
 package qps
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// goldenRing is the specification of ring: a map of seconds, where a second
-// takes the place of the one that is a multiple of ringCells older.
-type goldenRing struct {
-	cells         map[uint32]uint64
+// goldenLog is the specification of secondLog: a map of seconds, where a second
+// takes the place of the one that is a multiple of logSeconds older.
+type goldenLog struct {
+	counts        map[uint32]uint64
 	newest        map[uint32]uint32 // by cell
 	retired, late uint64
+	peak          Peak
 }
 
-func newGoldenRing() *goldenRing {
-	return &goldenRing{cells: make(map[uint32]uint64), newest: make(map[uint32]uint32)}
+func newGoldenLog() *goldenLog {
+	return &goldenLog{counts: make(map[uint32]uint64), newest: make(map[uint32]uint32)}
 }
 
-func (g *goldenRing) add(second uint32) {
-	cell := second % ringCells
+func (g *goldenLog) add(second uint32) {
+	cell := second % logSeconds
 	switch newest := g.newest[cell]; {
 	case second < newest:
 		g.late++
 		return
 	case second > newest:
-		g.retired += g.cells[newest]
-		delete(g.cells, newest)
+		g.retired += g.counts[newest]
+		g.peak.raise(Peak{int64(newest), g.counts[newest]})
+		delete(g.counts, newest)
 		g.newest[cell] = second
 	}
-	g.cells[second]++
+	g.counts[second]++
 }
 
-func (r *ring) total() (n uint64) {
-	for i := range r.cells {
-		n += r.cells[i].Load() & 0xffffffff
+func (g *goldenLog) highest() Peak {
+	p := g.peak
+	for second, n := range g.counts {
+		p.raise(Peak{int64(second), n})
 	}
-	return n + r.retired.Load() + r.late.Load()
+	return p
 }
 
-func checkRing(t *testing.T, r *ring, g *goldenRing, events uint64) {
-	t.Helper()
-	if got := r.total(); got != events {
-		t.Errorf("seconds + retired + late = %d, want %d events", got, events)
-	}
-	if r.late.Load() != g.late || r.retired.Load() != g.retired {
-		t.Errorf("late %d, retired %d, want %d and %d", r.late.Load(), r.retired.Load(), g.late, g.retired)
-	}
-	for second, want := range g.cells {
-		if got, ok := r.at(second); !ok || uint64(got) != want {
-			t.Errorf("second %d has %d (%v), want %d", second, got, ok, want)
+// total is the number of events of a series that its seconds account for.
+func (s *series) total() (n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drainRequests()
+	for i := range s.requests.pages {
+		if p := s.requests.pages[i].Load(); p != nil {
+			for j := range p {
+				_, count := unpack(p[j].Load())
+				n += uint64(count)
+			}
 		}
 	}
+	return n + s.requests.retired + s.requests.late.Load()
 }
 
-func FuzzRing(f *testing.F) {
+// FuzzSeconds counts events of one goroutine, at two places in turn as a
+// goroutine that changes its processor does, and compares every second.
+func FuzzSeconds(f *testing.F) {
 	f.Add([]byte{0, 1, 1, 200, 64, 0, 128, 3})
-	f.Add([]byte{255, 0, 255, 0, 0, 64, 192})
+	f.Add([]byte{255, 0, 255, 0, 0, 127, 127, 127, 127, 127, 192})
 	f.Fuzz(func(t *testing.T, steps []byte) {
-		var r ring
-		g := newGoldenRing()
+		var s series
+		g := newGoldenLog()
 		now := uint32(1_800_000_000)
-		for _, s := range steps {
-			now += uint32(int32(int8(s)))
-			r.add(now)
+		tok := new(token)
+		for i, step := range steps {
+			now += uint32(7 * int32(int8(step)))
+			s.observe(place{uint32(i % 3), tok}, int64(now)*1e9, 0, class2xx)
 			g.add(now)
 		}
-		checkRing(t, &r, g, uint64(len(steps)))
+		if got := s.total(); got != uint64(len(steps)) {
+			t.Errorf("seconds + retired + late = %d, want %d events", got, len(steps))
+		}
+		if s.requests.late.Load() != g.late || s.requests.retired != g.retired {
+			t.Errorf("late %d, retired %d, want %d and %d", s.requests.late.Load(), s.requests.retired, g.late, g.retired)
+		}
+		for second, want := range g.counts {
+			if got := s.requests.at(second); uint64(got) != want {
+				t.Errorf("second %d has %d, want %d", second, got, want)
+			}
+		}
+		if got, want := s.requests.highest(1<<32-1), g.highest(); got != want {
+			t.Errorf("peak %+v, want %+v", got, want)
+		}
 	})
 }
 
-// TestRingCountsEveryEvent has goroutines count into the same few seconds,
-// including some that are long over, and checks that not one is lost.
-func TestRingCountsEveryEvent(t *testing.T) {
-	const workers, each = 8, 200_000
-	var r ring
-	var wg sync.WaitGroup
-	start := make(chan struct{}) // or the first are done before the last begin
-	for w := range workers {
-		wg.Go(func() {
-			<-start
-			for i := range each {
-				// Workers drift apart, so all stay within three cells.
-				second := uint32(1_800_000_000 + i%3)
-				if i > each/2 && i%1000 == 0 {
-					second += ringCells // overtakes a cell that others still use
-				}
-				if w == 0 && i%100 == 0 {
-					second -= 3 * ringCells
-				}
-				r.add(second)
-			}
+// TestEveryEventIsCounted has goroutines record as fast as they can, now and
+// then with a stall between reading the clock and recording, while the seconds
+// of a fast clock go by and windows are read. Every event must be in its second.
+func TestEveryEventIsCounted(t *testing.T) {
+	for _, procs := range []int{1, 2, 8} {
+		t.Run(fmt.Sprint(procs), func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+			countEverywhere(t, 2*procs, 800)
 		})
-	}
-	close(start)
-	wg.Wait()
-	if got := r.total(); got != workers*each {
-		t.Errorf("seconds + retired + late = %d, want %d", got, workers*each)
-	}
-	if r.late.Load() == 0 || r.retired.Load() == 0 {
-		t.Errorf("late %d, retired %d: the test did not reach what it tests", r.late.Load(), r.retired.Load())
 	}
 }
 
-func TestRingReaderSeesThatItWasOvertaken(t *testing.T) {
-	var r ring
-	r.add(1000)
-	if _, ok := r.at(1000 - ringCells); ok {
-		t.Error("the count of a second whose cell is taken was returned")
+func TestSoakEveryEventIsCounted(t *testing.T) {
+	if os.Getenv("PALISADE_SOAK") == "" {
+		t.Skip("a minute per number of processors; set PALISADE_SOAK=1")
 	}
-	if n, ok := r.at(1000 + ringCells); n != 0 || !ok {
-		t.Errorf("a second that has not begun has %d, %v", n, ok)
+	for _, procs := range []int{1, 2, 3, 4, 8} {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+		countEverywhere(t, 2*procs, 100_000)
 	}
-	if _, ok := r.before(1000 - ringCells + 1); ok {
-		t.Error("a window was returned that lacks a second")
+}
+
+func countEverywhere(t *testing.T, workers int, span uint32) {
+	const begin = 1_800_000_000
+	var (
+		s       series
+		picker  picker
+		clock   atomic.Uint32 // seconds since begin
+		work    sync.WaitGroup
+		counted = make([][]uint32, workers) // by second
+		unsure  = make([][]uint32, workers) // overtaken by the clock: may be late
+	)
+	now := func() int64 { return (begin + int64(clock.Load())) * 1e9 }
+	work.Go(func() {
+		for clock.Load() < span-1 {
+			time.Sleep(200 * time.Microsecond)
+			clock.Add(1)
+		}
+	})
+	work.Go(func() {
+		for clock.Load() < span-1 {
+			w := s.window(now)
+			if r, e := sum(w.Requests, windowSeconds), sum(w.Errors, windowSeconds); e > r {
+				t.Errorf("%d errors in %d requests", e, r)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	for i := range workers {
+		counted[i], unsure[i] = make([]uint32, span), make([]uint32, span)
+		work.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(i), 7))
+			for n := 0; clock.Load() < span-1; n++ {
+				second := clock.Load()
+				switch {
+				case n%500 == 499:
+					time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond)
+				case n%1009 == 0 && second > 50:
+					second -= uint32(rng.IntN(50))
+				}
+				c := class2xx
+				if n%3 == 0 {
+					c = class5xx
+				}
+				s.observe(picker.pick(), int64(begin+second)*1e9, 0, c)
+				if clock.Load()-second < logSeconds {
+					counted[i][second]++
+				} else {
+					unsure[i][second]++
+				}
+			}
+		})
+	}
+	work.Wait()
+	var all, allUnsure uint64
+	last := clock.Load()
+	for second := range span {
+		var n, more uint32
+		for i := range workers {
+			n += counted[i][second]
+			more += unsure[i][second]
+		}
+		all += uint64(n) + uint64(more)
+		allUnsure += uint64(more)
+		s.total() // drains the shards
+		if got := s.requests.at(begin + second); last-second < logSeconds && (got < n || got > n+more) {
+			t.Errorf("second %d has %d events, want %d to %d", second, got, n, n+more)
+		}
+	}
+	if got, h := s.total(), s.histogram().Count(); got != all || h != all {
+		t.Errorf("seconds + retired + late = %d, histogram %d, want %d", got, h, all)
+	}
+	if late := s.requests.late.Load(); late > allUnsure {
+		t.Errorf("%d events are late, of %d that may be", late, allUnsure)
+	}
+	t.Logf("%d events, %d late", all, s.requests.late.Load())
+}
+
+func TestOldSecondsHaveNoCount(t *testing.T) {
+	var s series
+	s.observe(place{token: new(token)}, 1000*1e9, 0, class2xx)
+	if s.total(); s.requests.at(1000) != 1 || s.requests.at(1000-logSeconds) != 0 || s.requests.at(1000+logSeconds) != 0 {
+		t.Error("a second has the count of another")
 	}
 }
 
@@ -133,11 +216,11 @@ func TestRatesAgainstOracle(t *testing.T) {
 		}
 		var events []event
 		begin := time.Now()
-		for time.Since(begin) < 200*time.Second {
+		for time.Since(begin) < 1000*time.Second {
 			// Bursts, idle spells, and gaps longer than the ring.
 			switch pause := rng.IntN(1000); {
 			case pause < 3:
-				time.Sleep(time.Duration(rng.IntN(90)) * time.Second)
+				time.Sleep(time.Duration(rng.IntN(400)) * time.Second)
 			case pause < 600:
 				time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
 			}
@@ -148,7 +231,7 @@ func TestRatesAgainstOracle(t *testing.T) {
 				continue
 			}
 			s := m.Snapshot().Upstreams[0]
-			for _, n := range []int64{1, 10, 60} {
+			for _, n := range []int64{1, 10, 60, 300} {
 				var requests, failures float64
 				for _, e := range events {
 					if age := time.Now().Unix() - e.second; age >= 1 && age <= n {
@@ -171,8 +254,8 @@ func TestRatesAgainstOracle(t *testing.T) {
 				}
 			}
 		}
-		if got := u.flow.requests.total(); got != uint64(len(events)) || u.flow.requests.late.Load() != 0 {
-			t.Errorf("the ring has %d events, %d late, want %d and none", got, u.flow.requests.late.Load(), len(events))
+		if got := u.total(); got != uint64(len(events)) || u.requests.late.Load() != 0 {
+			t.Errorf("the ring has %d events, %d late, want %d and none", got, u.requests.late.Load(), len(events))
 		}
 	})
 }
@@ -181,7 +264,7 @@ func TestWindowLimits(t *testing.T) {
 	w := Window{Requests: []uint32{6, 0, 6}, Errors: []uint32{3}}
 	for window, want := range map[time.Duration]float64{
 		-time.Second: 6, 0: 6, time.Millisecond: 6, 1999 * time.Millisecond: 6, 2 * time.Second: 3, 3 * time.Second: 4,
-		time.Minute: 0.2, time.Hour: 0.2,
+		time.Minute: 0.2, time.Hour: 0.04,
 	} {
 		if got := w.Rate(window); got != want {
 			t.Errorf("Rate(%v) = %v, want %v", window, got, want)
@@ -202,9 +285,9 @@ func TestLateEvents(t *testing.T) {
 		m := newMeter(t, Config{})
 		u := m.Upstream("db")
 		ended := m.now()
-		time.Sleep(ringCells * time.Second)
+		time.Sleep(logSeconds * time.Second)
 		u.Observe(0, false)
-		u.flow.observe(ended, time.Second, true)
+		u.observe(m.picker.pick(), ended, time.Second, class5xx)
 		time.Sleep(time.Second)
 		w := m.Snapshot().Upstreams[0]
 		if w.Window.Late != 1 || w.Rate(time.Second) != 1 || w.ErrorRatio(time.Minute) != 0 || w.Duration.Count() != 2 {

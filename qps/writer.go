@@ -19,6 +19,7 @@ type writer struct {
 	inner    http.ResponseWriter
 	m        *Meter
 	r        *http.Request
+	place    place
 	start    int64
 	method   method
 	returned bool // the handler came back without a panic

@@ -1,0 +1,5 @@
+//go:build race
+
+package qps
+
+const raceEnabled = true

@@ -1,0 +1,144 @@
+package qps
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// load takes over what an earlier process has saved. A file that does not exist
+// is an empty one; one that cannot be understood is an error, so that nothing is
+// overwritten that somebody may want.
+func (m *Meter) load() error {
+	f, err := os.Open(m.stateFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("qps: Config.StateFile: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSnapshotBytes+1))
+	if err != nil {
+		return fmt.Errorf("qps: Config.StateFile: %w", err)
+	}
+	var s Snapshot
+	if err := json.Unmarshal(data, &s); err != nil {
+		return fmt.Errorf("qps: Config.StateFile %q: %w", m.stateFile, err)
+	}
+	if s.Server != m.server {
+		return fmt.Errorf("qps: Config.StateFile %q is of server %q, want %q", m.stateFile, s.Server, m.server)
+	}
+	m.restore(s)
+	return nil
+}
+
+// restore counts what a snapshot has, before anything else is counted. Nothing
+// is in flight or open any more.
+func (m *Meter) restore(s Snapshot) {
+	now := m.now() / int64(time.Second)
+	p := m.picker.pick()
+	for _, r := range s.Routes {
+		route, _ := m.routes.find(r.Route)
+		route.series(methodOf(r.Method)).restore(p, now, r)
+	}
+	for _, u := range s.Upstreams {
+		m.Upstream(u.Upstream).restore(p, now, RouteSnapshot{
+			Counts: Counts{Status2xx: u.OK, Status5xx: u.Failed}, Duration: u.Duration, Window: u.Window,
+		})
+	}
+	for _, l := range s.Listeners {
+		c, _ := m.listeners.find(l.Listener)
+		sh := c.shards.at(p)
+		sh.accepted.Add(l.Accepted)
+		sh.in.Add(l.BytesIn)
+		sh.out.Add(l.BytesOut)
+	}
+	if m.top != nil && s.Top != nil {
+		m.top.paths.earlier, m.top.clients.earlier, m.top.agents.earlier = s.Top.Paths, s.Top.Clients, s.Top.UserAgents
+	}
+	m.overflow.Add(s.Overflow)
+	m.timeline.restore(s.Events, s.EventCount)
+}
+
+func (s *series) restore(p place, now int64, r RouteSnapshot) {
+	sh := s.shards.at(p)
+	for c, n := range r.Counts.each() {
+		sh.classes[c].Add(n)
+	}
+	sh.bytesIn.Add(r.BytesIn)
+	sh.bytesOut.Add(r.BytesOut)
+	sh.add(r.Duration)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := r.Window
+	s.requests.restore(now, w.Second, w.Requests)
+	s.errors.restore(now, w.Second, w.Errors)
+	s.requests.restore(now, w.Second+1, []uint32{w.Current})
+	s.requests.peak.raise(w.Peak)
+	s.requests.late.Add(w.Late)
+}
+
+// restore adds the counts of the seconds before the given one, as far as the log
+// goes back. What a clock that was set back makes the future is left out: it
+// would make new events late.
+func (l *secondLog) restore(now, second int64, counts []uint32) {
+	for i, n := range counts {
+		if at := second - 1 - int64(i); n != 0 && at < now && at > now-logSeconds {
+			l.add(uint32(at), n)
+		}
+	}
+}
+
+// add records the durations of a histogram.
+func (r *recorder) add(h Histogram) {
+	for _, b := range h.buckets {
+		r.bucket(b.index).Add(b.count)
+	}
+	r.sum.Add(h.sum)
+}
+
+// restore begins the timeline with events of an earlier process.
+func (t *timeline) restore(events []Event, happened uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next = max(happened, uint64(len(events)))
+	for i, e := range events {
+		t.events[(t.next-uint64(len(events))+uint64(i))%maxEvents] = e
+	}
+}
+
+// save replaces the file in one step: whoever is killed leaves the old or the
+// new one.
+func (m *Meter) save() error {
+	data, err := json.Marshal(m.Snapshot())
+	if err != nil {
+		return fmt.Errorf("qps: state: %w", err)
+	}
+	temporary := m.stateFile + ".new"
+	if err := os.WriteFile(temporary, data, 0o600); err != nil {
+		return fmt.Errorf("qps: state: %w", err)
+	}
+	if err := os.Rename(temporary, filepath.Clean(m.stateFile)); err != nil {
+		return fmt.Errorf("qps: state: %w", err)
+	}
+	return nil
+}
+
+// keep saves every second, and logs when that begins to fail and when it works
+// again.
+func (m *Meter) keep(ctx context.Context) {
+	failing := false
+	everySecond(ctx, m.now, func() {
+		if err := m.save(); (err != nil) != failing {
+			failing = err != nil
+			m.watcher.logger.Warn("qps: saving the state", "failing", failing, "err", err)
+		}
+	})
+}

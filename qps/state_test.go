@@ -1,0 +1,175 @@
+package qps
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/palisade-go/palisade/internal/memnet"
+)
+
+func TestStateSurvivesARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := Config{Server: "web1", StateFile: filepath.Join(t.TempDir(), "state"), TopK: 3, Logger: slog.New(slog.DiscardHandler)}
+		use := func(m *Meter, n int) {
+			h := m.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				SetRoute(w, "notes")
+				time.Sleep(7 * time.Millisecond)
+				w.WriteHeader(500)
+			}))
+			for range n {
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+				m.Upstream("db").Observe(time.Millisecond, true)
+			}
+			m.Event("renewal", fmt.Sprint(n))
+		}
+		first := newMeter(t, config)
+		use(first, 50)
+		ln := memnet.Listen("10.0.0.1:80")
+		defer ln.Close()
+		if c, err := ln.DialContext(t.Context(), "tcp", "10.0.0.1:80"); err != nil {
+			t.Fatal(err)
+		} else {
+			defer c.Close()
+		}
+		if c, err := first.Listener("front", ln).Accept(); err != nil {
+			t.Fatal(err)
+		} else {
+			defer c.Close()
+		}
+		time.Sleep(2 * time.Second)
+		want := first.Snapshot()
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		second := newMeter(t, config)
+		got := second.Snapshot()
+		want.Listeners[0].Open = 0 // such things do not survive
+		want.Process, got.Process = ProcessSnapshot{}, ProcessSnapshot{}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v\nwas\n%+v", got, want)
+		}
+		// Without Close: what is a second old has been saved.
+		use(second, 30)
+		time.Sleep(time.Second)
+		third := newMeter(t, config)
+		s := third.Snapshot()
+		if r := s.Routes[0]; r.Requests() != 80 || r.Duration.Count() != 80 || sum(r.Window.Errors, windowSeconds) != 80 || r.Window.Peak.Requests != 50 {
+			t.Errorf("%d requests, %d durations, %d errors in the window, peak %+v; want 80, peak 50", r.Requests(), r.Duration.Count(), sum(r.Window.Errors, windowSeconds), r.Window.Peak)
+		}
+		if s.Upstreams[0].Failed != 80 || s.Top.Paths.Keys[0].Count != 80 || s.EventCount != 2 || s.Events[1].Text != "30" {
+			t.Errorf("%+v", s)
+		}
+		second.Close()
+		third.Close()
+		if err := third.Close(); err != nil {
+			t.Error(err)
+		}
+		// After an hour the seconds are gone, the totals are not.
+		time.Sleep(time.Hour)
+		fourth := newMeter(t, config)
+		if r := fourth.Snapshot().Routes[0]; r.Requests() != 80 || r.Window.Requests != nil || r.Window.Peak.Requests != 50 {
+			t.Errorf("after an hour: %d requests, window %v, peak %+v", r.Requests(), r.Window.Requests, r.Window.Peak)
+		}
+		fourth.Close()
+	})
+}
+
+func TestStateRefuses(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state")
+	for _, text := range []string{"", "{}", "junk", `{"version":1,"server":"db1"}`} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(Config{Server: "web1", StateFile: path}); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if _, err := New(Config{StateFile: dir}); err == nil {
+		t.Error("a folder was accepted")
+	}
+	m := newMeter(t, Config{StateFile: filepath.Join(dir, "none", "state")})
+	if err := m.Close(); err == nil {
+		t.Error("Close does not say that the state was not saved")
+	}
+}
+
+func TestStateFailureIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		dir := t.TempDir()
+		m := newMeter(t, Config{StateFile: filepath.Join(dir, "later", "state"), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		time.Sleep(5500 * time.Millisecond)
+		if err := os.Mkdir(filepath.Join(dir, "later"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+		if got := log.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "failing=true") || !strings.Contains(got, "failing=false") {
+			t.Errorf("logged %q", got)
+		}
+	})
+}
+
+// TestStateOfAKilledProcess counts in a process of its own until that is
+// killed, and compares what was saved with what it said it had counted.
+func TestStateOfAKilledProcess(t *testing.T) {
+	if path := os.Getenv("PALISADE_TEST_STATE"); path != "" {
+		m := newMeter(t, Config{StateFile: path})
+		u := m.Upstream("db")
+		for i := 1; ; i++ {
+			u.Observe(0, false)
+			if i%100 == 0 {
+				fmt.Println(time.Now().UnixNano(), m.Snapshot().Upstreams[0].OK)
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	path := filepath.Join(t.TempDir(), "state")
+	var last uint64
+	for range 2 {
+		var out bytes.Buffer
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestStateOfAKilledProcess$")
+		cmd.Env = append(os.Environ(), "PALISADE_TEST_STATE="+path)
+		cmd.Stdout = &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2200 * time.Millisecond)
+		cmd.Process.Kill()
+		killed := time.Now()
+		cmd.Wait()
+		m := newMeter(t, Config{StateFile: path})
+		saved := m.Upstream("db").snapshot("db").OK
+		m.tasks.stop() // without saving
+		// A loaded machine may be late by some; a second is the promise.
+		var atLeast uint64
+		for line := range strings.Lines(out.String()) {
+			var nanos int64
+			var n uint64
+			if _, err := fmt.Sscan(line, &nanos, &n); err == nil && killed.Sub(time.Unix(0, nanos)) > 1500*time.Millisecond {
+				atLeast = max(atLeast, n)
+			}
+		}
+		if saved < last || saved < atLeast {
+			t.Errorf("saved %d, want at least %d of before and %d", saved, last, atLeast)
+		}
+		last = saved
+	}
+	if last == 0 {
+		t.Error("nothing was saved")
+	}
+}
