@@ -85,7 +85,9 @@ func (b *balancer) proxy(s *stack, web1, web2 string) (http.Handler, error) {
 	}
 	b.pool, err = lb.NewPool(lb.PoolConfig{
 		Backends: []lb.BackendConfig{{ID: "web1", URL: "https://" + web1}, {ID: "web2", URL: "https://" + web2}},
-		Strategy: lb.LeastRequest{},
+		// In turn, so that everybody sees both servers answer. The default would
+		// keep to the one that happens to be faster while nothing is in flight.
+		Strategy: lb.RoundRobin{},
 		Health:   &lb.HealthCheck{Path: "/healthz", Interval: time.Second, Timeout: time.Second},
 		TLS:      conf,
 	})
