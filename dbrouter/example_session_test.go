@@ -30,7 +30,7 @@ func routers(n int) (rs []*dbrouter.Router, stop func(), err error) {
 			return nil, nil, err
 		}
 		rs = append(rs, r)
-		waitForReplica(r)
+		waitForNodes(r)
 	}
 	return rs, func() {
 		for _, r := range rs {

@@ -43,10 +43,17 @@ func servers() (nodes []dbrouter.Node, stop func(), err error) {
 	return nodes, func() { replica.Close(); primary.Close() }, nil
 }
 
-// waitForReplica waits until the router reads from a replica.
-func waitForReplica(r *dbrouter.Router) {
-	for r.Status()[1].State != dbrouter.Up {
+// waitForNodes waits until the primary and the replica are known, so that what
+// the examples print does not depend on which was looked at first.
+func waitForNodes(r *dbrouter.Router) {
+	for up := 0; up < 2; {
 		time.Sleep(time.Millisecond)
+		up = 0
+		for _, n := range r.Status() {
+			if n.State == dbrouter.Up {
+				up++
+			}
+		}
 	}
 }
 
@@ -76,7 +83,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	waitForReplica(router)
+	waitForNodes(router)
 
 	db := router.DB()
 	if _, err := db.ExecContext(ctx, "UPDATE counter SET n = n + 1"); err != nil {
@@ -163,7 +170,7 @@ func ExampleRouter_Status() {
 		return
 	}
 	defer router.Close()
-	waitForReplica(router)
+	waitForNodes(router)
 	if err := router.Ready(context.Background()); err != nil {
 		fmt.Println(err)
 		return
