@@ -35,7 +35,6 @@ func TestOneOrderPerName(t *testing.T) {
 		child(t, strings.Split(conf, "|"))
 		return
 	}
-	t.Parallel()
 	p := pebbletest.Start(t, pebbletest.Config{})
 	dir := t.TempDir()
 	door, _ := newSource(t, p, Config{Names: clusterNames, Storage: &certmagic.FileStorage{Path: dir}})
@@ -138,7 +137,6 @@ func (f *faultyStorage) Lock(ctx context.Context, name string) error {
 // TestFaults has the authority reject half of all nonces and stand still for a
 // while, and the storage begin read-only.
 func TestFaults(t *testing.T) {
-	t.Parallel()
 	p := pebbletest.Start(t, pebbletest.Config{Env: []string{"PEBBLE_WFE_NONCEREJECT=50"}})
 	storage := &faultyStorage{Storage: &certmagic.FileStorage{Path: t.TempDir()}}
 	storage.readOnly.Store(true)

@@ -69,7 +69,6 @@ func startOfAuthority(t *testing.T) (addr string) {
 
 // TestDNS01 gets a certificate for a wildcard, without any listener.
 func TestDNS01(t *testing.T) {
-	t.Parallel()
 	p := pebbletest.Start(t, pebbletest.Config{})
 	s, _ := newSource(t, p, Config{
 		Names: []string{"*.a.test", "b.test"}, Storage: &certmagic.FileStorage{Path: t.TempDir()},
@@ -91,7 +90,6 @@ func (nowhere) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 
 
 // TestExternalAccountAndProfile is about an authority that wants both.
 func TestExternalAccountAndProfile(t *testing.T) {
-	t.Parallel()
 	key := base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat("k", 32)))
 	p := pebbletest.Start(t, pebbletest.Config{Accounts: map[string]string{"kid-1": key}, Validity: time.Hour})
 	s, _ := newSource(t, p, Config{
@@ -107,7 +105,6 @@ func TestExternalAccountAndProfile(t *testing.T) {
 
 // TestFallback has the first authority refuse for want of an account.
 func TestFallback(t *testing.T) {
-	t.Parallel()
 	strict := pebbletest.Start(t, pebbletest.Config{Accounts: map[string]string{"kid-1": "a2V5a2V5a2V5a2V5a2V5a2V5a2V5a2V5"}})
 	p := pebbletest.Start(t, pebbletest.Config{HTTPPort: strict.HTTPPort, TLSPort: strict.TLSPort})
 	s, _ := newSource(t, strict, Config{
@@ -127,7 +124,6 @@ func TestFallback(t *testing.T) {
 // TestOnDemand has many clients ask for a new name at once, and for others that
 // they may not have.
 func TestOnDemand(t *testing.T) {
-	t.Parallel()
 	p := pebbletest.Start(t, pebbletest.Config{})
 	storage := &certmagic.FileStorage{Path: t.TempDir()}
 	var decided atomic.Int32
@@ -188,7 +184,6 @@ func TestOnDemand(t *testing.T) {
 
 // TestOnDemandFailure tries a name again only when some time has passed.
 func TestOnDemandFailure(t *testing.T) {
-	t.Parallel()
 	p := pebbletest.Start(t, pebbletest.Config{})
 	s, events := newSource(t, p, Config{
 		Storage:  &certmagic.FileStorage{Path: t.TempDir()},

@@ -10,6 +10,10 @@ import (
 // FileStorage keeps each of its locks fresh by one that looks only every five
 // seconds whether the lock is still there, and the package limits the rate of
 // orders by one for each authority and account, for the life of the process.
+//
+// No test here is parallel: certmagic keeps the challenges that are on in one
+// map for the process, by name, so that two orders for the same name answer
+// each other's.
 func TestMain(m *testing.M) {
 	leaktest.Main(m, "certmagic.keepLockfileFresh", "certmagic.(*RingBufferRateLimiter)")
 }

@@ -84,7 +84,6 @@ func terminator(t *testing.T, c tlsx.Config) *tlsx.Terminator {
 // TestHTTP01 obtains two certificates through HTTPHandler and serves them, and
 // shows that a second Source on the same storage needs no orders of its own.
 func TestHTTP01(t *testing.T) {
-	t.Parallel()
 	p := pebbletest.Start(t, pebbletest.Config{})
 	storage := &certmagic.FileStorage{Path: t.TempDir()}
 	s, events := newSource(t, p, Config{Names: []string{"b.test", "A.test."}, Storage: storage, Email: "admin@a.test", DisableTLSALPNChallenge: true})
@@ -131,7 +130,6 @@ func TestHTTP01(t *testing.T) {
 // TestTLSALPN01 obtains a certificate through a Terminator whose policy
 // requires client certificates, which the authority does not have.
 func TestTLSALPN01(t *testing.T) {
-	t.Parallel()
 	p := pebbletest.Start(t, pebbletest.Config{})
 	s, events := newSource(t, p, Config{Names: []string{"a.test"}, Storage: &certmagic.FileStorage{Path: t.TempDir()}, DisableHTTPChallenge: true})
 	clientCA := testcert.NewCA(t)
@@ -161,7 +159,6 @@ func TestTLSALPN01(t *testing.T) {
 // TestRenewal has certmagic's maintenance find that the certificate is due: it
 // is four seconds after it was issued, one in two million of its 90 days.
 func TestRenewal(t *testing.T) {
-	t.Parallel()
 	p := pebbletest.Start(t, pebbletest.Config{})
 	s, events := newSource(t, p, Config{Names: []string{"a.test"}, Storage: &certmagic.FileStorage{Path: t.TempDir()}})
 	serve(t, listen(t, p.HTTPPort), s.HTTPHandler(http.NotFoundHandler()))
@@ -185,7 +182,6 @@ func TestRenewal(t *testing.T) {
 // TestFailure leaves the challenge unanswered. The attempt goes on behind the
 // caller, and ends with Close.
 func TestFailure(t *testing.T) {
-	t.Parallel()
 	p := pebbletest.Start(t, pebbletest.Config{})
 	s, events := newSource(t, p, Config{
 		Names: []string{"a.test"}, Storage: &certmagic.FileStorage{Path: t.TempDir()}, DisableTLSALPNChallenge: true,
