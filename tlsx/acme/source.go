@@ -1,6 +1,7 @@
 package acme
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -90,11 +91,17 @@ func New(c Config) (*Source, error) {
 	return s, nil
 }
 
+// email is what certmagic is told. For an empty address it would take one that
+// it has seen elsewhere in the process, or, while another node of the cluster
+// registers without one, the name of that account's folder ("default"), which no
+// authority accepts. A blank is not empty, and certmagic trims it.
+func (a Authority) email() string { return cmp.Or(strings.TrimSpace(a.Email), " ") }
+
 // newIssuer makes one of the issuers that certmagic asks in turn.
 func (s *Source) newIssuer(a Authority, logger *zap.Logger) *certmagic.ACMEIssuer {
 	template := certmagic.ACMEIssuer{
 		CA:                      a.Directory,
-		Email:                   a.Email,
+		Email:                   a.email(),
 		Agreed:                  true,
 		TrustedRoots:            a.RootCAs,
 		Profile:                 a.Profile,
