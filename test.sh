@@ -63,10 +63,24 @@ check_module() {
   unformatted=$(find . -name '*.go' -not -path '*/testdata/*' -exec gofmt -l {} +)
   if [ -n "$unformatted" ]; then echo "gofmt would change:"; echo "$unformatted"; return 1; fi
   go vet ./...
+  go vet -tags soak,figures ./...
   local diff
   diff=$(go fix -diff ./...)
   if [ -n "$diff" ]; then echo "go fix would change:"; echo "$diff"; return 1; fi
   if command -v staticcheck >/dev/null; then staticcheck ./...; else echo "staticcheck is not installed: skipped"; fi
+}
+
+# The race detector allocates for itself: tests that count allocations or memory
+# are in files that are built without it.
+test_memory() {
+  local files names
+  files=$(go list -f '{{range .TestGoFiles}}{{$.Dir}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$.Dir}}/{{.}}{{"\n"}}{{end}}' ./... |
+    sed "s|^$PWD/|./|" | xargs -r grep -l '^//go:build !race' || true)
+  [ -n "$files" ] || return 0
+  names=$(sed -n 's/^func \(Test[A-Za-z0-9_]*\)(.*/\1/p' $files | paste -sd '|')
+  [ -n "$names" ] || return 0
+  say "$1: go test, without the race detector: $names"
+  go test -count=1 -p 1 -timeout 5m -run "^($names)\$" $(dirname $files | sort -u)
 }
 
 test_module() {
@@ -89,9 +103,9 @@ fuzz_module() {
 install_packages
 install_tools
 for m in $(modules); do (cd "$m" && check_module "$m"); done
-for m in $(modules); do (cd "$m" && test_module "$m"); done
+for m in $(modules); do (cd "$m" && test_module "$m" && test_memory "$m"); done
 if [ -n "$fuzz" ]; then for m in $(modules); do (cd "$m" && fuzz_module); done; fi
 if [ -n "$soak" ]; then
-  for m in $(modules); do (cd "$m" && say "$m: soak" && PALISADE_SOAK=1 go test -run Soak -count=1 -timeout 60m ./...); done
+  for m in $(modules); do (cd "$m" && say "$m: soak" && go test -tags soak -run Soak -count=1 -timeout 60m ./...); done
 fi
 say "all modules passed"

@@ -33,47 +33,58 @@ const (
 var costAnswer = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 130\r\n\r\n" +
 	strings.Repeat("x", 130)
 
-// TestCostProcess is the process that is measured: it serves, and answers each
-// line of its input with what it has used so far.
-func TestCostProcess(t *testing.T) {
-	backend := os.Getenv(costBackend)
-	if backend == "" {
-		t.Skip("is started by the benchmark of the proxy")
+// costProcess is the process that is measured: it serves, and answers each line
+// of its input with what it has used so far. It returns the exit status.
+func costProcess() int {
+	h, end, err := costHandler(os.Getenv(costKind), os.Getenv(costBackend))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	var h http.Handler
-	if os.Getenv(costKind) == "lb" {
-		pool := poolOf(t, PoolConfig{Backends: []BackendConfig{{URL: "http://" + backend}}}, 0)
-		proxy, err := NewProxy(ProxyConfig{Pool: pool})
-		if err != nil {
-			t.Fatal(err)
-		}
-		h = proxy
-	} else {
-		h = tunedReverseProxy(t, backend)
-	}
+	defer end()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
+	defer srv.Close()
 	go srv.Serve(ln)
 	fmt.Println("addr", ln.Addr())
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		var usage syscall.Rusage
 		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-			t.Fatal(err)
+			fmt.Fprintln(os.Stderr, err)
+			return 1
 		}
 		var mem runtime.MemStats
 		runtime.ReadMemStats(&mem)
 		fmt.Println("used", usage.Utime.Nano()+usage.Stime.Nano(), mem.TotalAlloc)
 	}
-	srv.Close()
+	return 0
+}
+
+// costHandler is what a costProcess serves, and what ends it.
+func costHandler(kind, backend string) (http.Handler, func(), error) {
+	if kind != "lb" {
+		h, end := tunedReverseProxy(backend)
+		return h, end, nil
+	}
+	pool, err := NewPool(PoolConfig{Backends: []BackendConfig{{URL: "http://" + backend}}})
+	if err != nil {
+		return nil, nil, err
+	}
+	proxy, err := NewProxy(ProxyConfig{Pool: pool})
+	if err != nil {
+		pool.Close()
+		return nil, nil, err
+	}
+	return proxy, func() { pool.Close() }, nil
 }
 
 // tunedReverseProxy is httputil.ReverseProxy as one would set it up for speed.
-func tunedReverseProxy(t *testing.T, backend string) http.Handler {
+func tunedReverseProxy(backend string) (http.Handler, func()) {
 	transport := &http.Transport{MaxIdleConns: 1000, MaxIdleConnsPerHost: 256, IdleConnTimeout: time.Minute, DisableCompression: true}
-	t.Cleanup(transport.CloseIdleConnections)
 	target := &url.URL{Scheme: "http", Host: backend}
 	return &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
@@ -83,7 +94,7 @@ func tunedReverseProxy(t *testing.T, backend string) http.Handler {
 		},
 		Transport:  transport,
 		BufferPool: new(costBuffers),
-	}
+	}, transport.CloseIdleConnections
 }
 
 type costBuffers struct{ pool sync.Pool }
@@ -106,7 +117,7 @@ type measured struct {
 }
 
 func startMeasured(tb testing.TB, kind, backend string, clients int) *measured {
-	cmd := exec.Command(os.Args[0], "-test.run=^TestCostProcess$")
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), costKind+"="+kind, costBackend+"="+backend, "GOMAXPROCS=1")
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -2,12 +2,10 @@ package lb
 
 import (
 	"container/heap"
-	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -249,7 +247,6 @@ type simPolicy struct {
 // The policies of the table.
 var (
 	simRoundRobin = simPolicy{name: "RoundRobin", strategy: RoundRobin{}}
-	simRandom     = simPolicy{name: "Random", strategy: Random{}}
 	simP2C        = simPolicy{name: "PowerOfTwoChoices", strategy: PowerOfTwoChoices{}}
 	simPeak       = simPolicy{name: "PeakEWMA", strategy: PeakEWMA{}}
 	simBlind      = simPolicy{name: "LeastRequest without latency", strategy: blindLeastRequest{}}
@@ -273,43 +270,9 @@ func (blindLeastRequest) Build(backends []*Backend) Picker {
 	return nil
 }
 
-var simTable = flag.Bool("lb.simulate", false, "print the table of TestSimulationTable, which takes some minutes")
-
-// TestSimulationTable prints the table on which the default rests:
-//
-//	go test ./lb -run SimulationTable -v -lb.simulate
-func TestSimulationTable(t *testing.T) {
-	if !*simTable {
-		t.Skip("prints a table, checks nothing: run with -lb.simulate")
-	}
-	models := []simulation{
-		{balancers: 1, backends: 10, load: 0.7, requests: 60_000},
-		{balancers: 1, backends: 10, load: 0.85, requests: 60_000},
-		{balancers: 20, backends: 10, load: 0.85, requests: 60_000},
-		{balancers: 100, backends: 100, load: 0.85, requests: 150_000},
-	}
-	var head strings.Builder
-	fmt.Fprintf(&head, "%-30s", "p99 in ms, median of 5 seeds")
-	for _, m := range models {
-		fmt.Fprintf(&head, " %12s", fmt.Sprintf("%d×%d, %.0f%%", m.balancers, m.backends, 100*m.load))
-	}
-	t.Log(head.String())
-	for _, p := range []simPolicy{simRandom, simRoundRobin, simP2C, simPeak, simBlind, simLeast, simReports, simProbes} {
-		var row strings.Builder
-		fmt.Fprintf(&row, "%-30s", p.name)
-		for _, m := range models {
-			fmt.Fprintf(&row, " %12.0f", m.p99(t, p, 5).Seconds()*1000)
-		}
-		t.Log(row.String())
-	}
-}
-
 // TestSimulation holds the order of the table with margins that chance does not
 // take away.
 func TestSimulation(t *testing.T) {
-	if testing.Short() {
-		t.Skip("the simulation takes some seconds")
-	}
 	one := simulation{balancers: 1, backends: 10, load: 0.8, requests: 15_000}
 	many := simulation{balancers: 20, backends: 20, load: 0.85, requests: 25_000}
 	type run struct {

@@ -1,9 +1,10 @@
+//go:build figures
+
 package qps
 
 import (
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -128,11 +129,8 @@ func threadCPU() time.Duration {
 
 // TestCosts prints what recording costs.
 //
-//	PALISADE_COSTS=1 go test -run TestCosts -v ./qps
+//	go test -tags figures -run TestCosts -v ./qps
 func TestCosts(t *testing.T) {
-	if os.Getenv("PALISADE_COSTS") == "" {
-		t.Skip("takes a while and fails on a busy machine; set PALISADE_COSTS=1")
-	}
 	var plain atomic.Uint64
 	var counter Counter
 	var recorder Recorder

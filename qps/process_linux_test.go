@@ -63,3 +63,14 @@ docker0: 5 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0
 		}
 	}
 }
+
+// TestProcessOnLinux checks what is known of the process here only.
+func TestProcessOnLinux(t *testing.T) {
+	p := newMeter(t, Config{}).Snapshot().Process
+	if p.CPU <= 0 || p.ResidentBytes < 1<<20 || p.OpenFiles < 3 || p.MaxFiles < uint64(p.OpenFiles) {
+		t.Errorf("%+v", p)
+	}
+	if age := time.Since(p.Start); age < -2*time.Second || age > time.Hour {
+		t.Errorf("the process is %v old", age)
+	}
+}

@@ -177,13 +177,4 @@ func TestProcess(t *testing.T) {
 	if p.Goroutines < 1 || p.HeapBytes == 0 || p.GoVersion != runtime.Version() {
 		t.Errorf("%+v", p)
 	}
-	if runtime.GOOS != "linux" {
-		t.Skipf("the rest is known on Linux only, this is %s", runtime.GOOS)
-	}
-	if p.CPU <= 0 || p.ResidentBytes < 1<<20 || p.OpenFiles < 3 || p.MaxFiles < uint64(p.OpenFiles) {
-		t.Errorf("%+v", p)
-	}
-	if age := time.Since(p.Start); age < -2*time.Second || age > time.Hour {
-		t.Errorf("the process is %v old", age)
-	}
 }

@@ -3,7 +3,6 @@ package qps
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -105,16 +104,6 @@ func TestEveryEventIsCounted(t *testing.T) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 			countEverywhere(t, 2*procs, 800)
 		})
-	}
-}
-
-func TestSoakEveryEventIsCounted(t *testing.T) {
-	if os.Getenv("PALISADE_SOAK") == "" {
-		t.Skip("a minute per number of processors; set PALISADE_SOAK=1")
-	}
-	for _, procs := range []int{1, 2, 3, 4, 8} {
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
-		countEverywhere(t, 2*procs, 100_000)
 	}
 }
 
