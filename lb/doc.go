@@ -61,8 +61,9 @@
 //
 // The default was chosen by a simulation of backends of which each fifth is
 // three times slower and all have spells in which they are four times slower
-// (TestSimulationTable, built with the tag "figures"). These are the times within which 99 of 100 requests
-// were answered, in ms, at 85 % of the capacity; to serve one takes 10 ms:
+// (TestSimulationTable, built with the tag "figures"). These are the times
+// within which 99 of 100 requests were answered, in ms, at 85 % of the capacity;
+// to serve one takes 10 ms:
 //
 //	                               balancers × backends
 //	                               1×10   20×10   100×100
