@@ -40,6 +40,7 @@ var strategies = map[string]func() lb.Strategy{
 // config is what the flags say.
 type config struct {
 	listen, accessLog string
+	front             string // a name of fronts
 	h2c               bool
 	tls               *tls.Config // nil: plain text
 	pool              lb.PoolConfig
@@ -70,6 +71,7 @@ func parseFlags(args []string, help io.Writer) (*config, error) {
 	f.IntVar(&retries, "retries", 2, "how `often` a request that is safe to repeat is sent again")
 	f.StringVar(&affinity, "affinity", "", "`how` clients keep their backend: cookie, or not at all if empty")
 	f.DurationVar(&c.proxy.Timeout, "timeout", time.Minute, "how long to wait for the `head` of a response; then it is 504")
+	f.StringVar(&c.front, "front", "palisade", "the `server` in front of the proxy: palisade, which is lb.Server, or nethttp")
 	f.BoolVar(&c.h2c, "h2c", false, "accept HTTP/2 without TLS, too")
 	f.StringVar(&cert, "tls-cert", "", "the `file` of the certificate chain to serve HTTPS with")
 	f.StringVar(&key, "tls-key", "", "the `file` of its key")
@@ -88,6 +90,9 @@ func parseFlags(args []string, help io.Writer) (*config, error) {
 		return nil, errors.New("-retries or -timeout is too small, want 0 and 1ns at least")
 	case len(backends) == 0:
 		return nil, errors.New("no -backend, want one at least")
+	}
+	if _, ok := fronts[c.front]; !ok {
+		return nil, fmt.Errorf("-front is %q, want palisade or nethttp", c.front)
 	}
 	build, ok := strategies[strategy]
 	if !ok {

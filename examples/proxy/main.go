@@ -13,7 +13,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -72,24 +71,16 @@ func (c *config) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(c.h2c)
-	server := &http.Server{
-		Handler: proxy, Protocols: protocols, TLSConfig: c.tls,
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-	}
+	server := c.newServer(proxy, logger)
 	failed := make(chan error, 1)
 	go func() {
 		if c.tls != nil {
-			failed <- server.ServeTLS(ln, "", "")
+			failed <- server.ServeTLS(ln, c.tls)
 		} else {
 			failed <- server.Serve(ln)
 		}
 	}()
-	logger.Info("proxy: listening", "addr", ln.Addr().String(), "tls", c.tls != nil, "backends", len(c.pool.Backends))
+	logger.Info("proxy: listening", "addr", ln.Addr().String(), "front", c.front, "tls", c.tls != nil, "backends", len(c.pool.Backends))
 	select {
 	case err := <-failed:
 		return err

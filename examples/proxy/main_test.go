@@ -34,6 +34,7 @@ func TestBadFlags(t *testing.T) {
 		{[]string{good, good}, "unique"},
 		{[]string{good + ";weight=x"}, "weight=N"},
 		{[]string{good + ";zone=x"}, "weight=N"},
+		{[]string{good, "-front", "apache"}, "palisade or nethttp"},
 		{[]string{good, "-strategy", "best"}, "want one of bounded-load, first"},
 		{[]string{good, "-retries", "17"}, "17"},
 		{[]string{good, "-retries", "-1"}, "-retries"},
@@ -63,7 +64,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("the help lacks the strategy %s", name)
 		}
 	}
-	for _, flag := range []string{"listen", "backend", "strategy", "health", "retries", "affinity", "timeout", "h2c", "tls-cert", "tls-key", "backend-ca", "trusted", "access-log"} {
+	for _, flag := range []string{"listen", "front", "backend", "strategy", "health", "retries", "affinity", "timeout", "h2c", "tls-cert", "tls-key", "backend-ca", "trusted", "access-log"} {
 		if !strings.Contains(stdout.String(), "-"+flag) {
 			t.Errorf("the help lacks -%s", flag)
 		}
@@ -84,6 +85,12 @@ func freeAddr(t *testing.T) string {
 // one is dead, checks, a cookie, HTTPS, and a log; and then ends it as a signal
 // does, while a request is in flight.
 func TestProxy(t *testing.T) {
+	for name := range fronts {
+		t.Run(name, func(t *testing.T) { testProxy(t, name) })
+	}
+}
+
+func testProxy(t *testing.T, front string) {
 	arrived := make(chan bool, 1)
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
@@ -110,7 +117,7 @@ func TestProxy(t *testing.T) {
 	go func() {
 		ended <- run(ctx, []string{
 			"-listen", addr, "-backend", backend.URL + ";weight=2", "-backend", "http://" + freeAddr(t), "-health", "/", "-strategy", "weighted",
-			"-affinity", "cookie", "-tls-cert", cert, "-tls-key", key, "-access-log", log, "-trusted", "127.0.0.0/8",
+			"-affinity", "cookie", "-tls-cert", cert, "-tls-key", key, "-access-log", log, "-trusted", "127.0.0.0/8", "-front", front,
 		}, io.Discard, &stderr)
 	}()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool()}, ForceAttemptHTTP2: true}}

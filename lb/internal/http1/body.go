@@ -61,6 +61,14 @@ func (b *Body) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
+// TrailerOf says which request gets the trailer, if it is a copy of the one that
+// was read.
+func (b *Body) TrailerOf(req *http.Request) { b.trailer = &req.Trailer }
+
+// Unread is how many bytes of the body are certain to come yet; less, if it is
+// chunked.
+func (b *Body) Unread() int64 { return b.left }
+
 // Close implements io.Closer. What has not been read stays on the connection,
 // which is of no use then.
 func (b *Body) Close() error {

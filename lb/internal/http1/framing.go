@@ -25,7 +25,7 @@ func framing(h http.Header, minor int) (int64, error) {
 		return 0, malformed("Transfer-Encoding in HTTP/1.0")
 	case isCoded:
 		if len(codings) != 1 || !strings.EqualFold(codings[0], "chunked") {
-			return 0, malformed("Transfer-Encoding, want chunked alone")
+			return 0, ErrCoding
 		}
 		return chunked, nil
 	case hasLength:

@@ -151,7 +151,7 @@ func parseStatusLine(res *http.Response, line string) error {
 	}
 	minor, ok := version(line[:8])
 	if !ok {
-		return malformed("the version")
+		return ErrVersion
 	}
 	code := 0
 	for _, c := range []byte(line[9:12]) {
@@ -204,6 +204,16 @@ func (r *Reader) frameResponse(m *message, method string, length int64) {
 // The fields are what http.ReadRequest sets; RemoteAddr and TLS are for the
 // caller.
 func (r *Reader) ReadRequest(limit int) (*http.Request, error) {
+	req, body := new(http.Request), new(Body)
+	if err := r.ReadRequestInto(req, body, limit); err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// ReadRequestInto is ReadRequest for those who have the room: req, which is empty,
+// and the body that it will have if it has one.
+func (r *Reader) ReadRequestInto(req *http.Request, body *Body, limit int) error {
 	r.Acquire()
 	text, lines, err := r.section(limit)
 	if err == nil && text == "" {
@@ -213,30 +223,30 @@ func (r *Reader) ReadRequest(limit int) (*http.Request, error) {
 		}
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	start, rest, ok := strings.Cut(text, "\r\n")
 	if !ok {
-		return nil, malformed("no request line")
+		return malformed("no request line")
 	}
-	req := &http.Request{ProtoMajor: 1}
+	req.ProtoMajor = 1
 	if err := parseRequestLine(req, start); err != nil {
-		return nil, err
+		return err
 	}
 	req.Header = make(http.Header, lines)
 	if _, err = fields(req.Header, rest, lines-1, false); err != nil {
-		return nil, err
+		return err
 	}
 	if err := takeHost(req); err != nil {
-		return nil, err
+		return err
 	}
 	length, err := framing(req.Header, req.ProtoMinor)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	req.Close = !persistent(req.Header, req.ProtoMinor)
-	r.frameRequest(req, length)
-	return req, nil
+	r.frameRequest(req, body, length)
+	return nil
 }
 
 // parseRequestLine follows RFC 9112, section 3.
@@ -248,7 +258,7 @@ func parseRequestLine(req *http.Request, line string) error {
 	}
 	minor, ok := version(proto)
 	if !ok {
-		return malformed("the version")
+		return ErrVersion
 	}
 	req.Method, req.RequestURI, req.Proto, req.ProtoMinor = method, target, proto, minor
 	justAuthority := method == http.MethodConnect && target[0] != '/'
@@ -285,7 +295,7 @@ func takeHost(req *http.Request) error {
 	return nil
 }
 
-func (r *Reader) frameRequest(req *http.Request, length int64) {
+func (r *Reader) frameRequest(req *http.Request, body *Body, length int64) {
 	delete(req.Header, "Transfer-Encoding")
 	if req.Body = http.NoBody; length == 0 || length == untilClose {
 		return
@@ -295,7 +305,8 @@ func (r *Reader) frameRequest(req *http.Request, length int64) {
 		req.TransferEncoding = []string{"chunked"}
 		req.Trailer = announced(req.Header)
 	}
-	req.Body = &Body{r: r, left: max(length, 0), length: length, trailer: &req.Trailer}
+	*body = Body{r: r, left: max(length, 0), length: length, trailer: &req.Trailer}
+	req.Body = body
 }
 
 // announced takes the Trailer field out of a header: the names that a trailer

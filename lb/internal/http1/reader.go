@@ -18,6 +18,7 @@ type Reader struct {
 	home *[bufferSize]byte // of the pool
 	buf  []byte            // home, or larger while a head is
 	r, w int               // buf[r:w] has been received and not been read
+	mark int               // where the head began that was read last
 }
 
 // NewReader returns a reader without a buffer.
@@ -38,6 +39,26 @@ func (r *Reader) Release() {
 	}
 	r.home, r.buf, r.r, r.w = nil, nil, 0, 0
 }
+
+// Room is where the caller may put what it received itself, a buffer at least if
+// nothing is buffered; Took says how much that is.
+func (r *Reader) Room() []byte {
+	r.Acquire()
+	if r.r == r.w {
+		r.r, r.w = 0, 0
+		r.buf = r.home[:]
+	}
+	return r.buf[r.w:]
+}
+
+// Took adds n bytes that were put into Room.
+func (r *Reader) Took(n int) { r.w += n }
+
+// Next returns what is buffered, which is valid until the next call.
+func (r *Reader) Next() []byte { return r.buf[r.r:r.w] }
+
+// Rewind takes back the head that was read last, whether it was accepted or not.
+func (r *Reader) Rewind() { r.r = r.mark }
 
 // Buffered is how many bytes have been received and not been read.
 func (r *Reader) Buffered() int { return r.w - r.r }
@@ -108,6 +129,7 @@ func (r *Reader) section(limit int) (text string, lines int, err error) {
 			}
 			if end-begin == 2 {
 				text = string(r.buf[r.r : r.r+begin])
+				r.mark = r.r
 				r.r += end
 				return text, lines, nil
 			}

@@ -20,6 +20,12 @@ func (m malformed) Error() string { return "http1: malformed message: " + string
 
 func (m malformed) Is(target error) bool { return target == ErrMalformed }
 
+// ErrVersion is an ErrMalformed: the version is not one of HTTP/1.0 and HTTP/1.1.
+var ErrVersion error = malformed("the version")
+
+// ErrCoding is an ErrMalformed: there is a transfer coding other than chunked.
+var ErrCoding error = malformed("Transfer-Encoding, want chunked alone")
+
 const (
 	inToken  = 1 << iota // RFC 9110, section 5.6.2
 	inValue              // a field value: no control characters but the tab

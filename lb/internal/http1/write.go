@@ -143,6 +143,37 @@ func appendField(dst []byte, name string, values []string) ([]byte, error) {
 	return dst, nil
 }
 
+// AppendSafeField appends a field of a response whatever it holds: one whose name
+// is no token is left out, and control characters in values become spaces.
+func AppendSafeField(dst []byte, name string, values []string) []byte {
+	if !isToken(name) {
+		return dst
+	}
+	for _, v := range values {
+		dst = append(append(dst, name...), ": "...)
+		begin := len(dst)
+		dst = append(dst, trim(v)...)
+		for i, c := range dst[begin:] {
+			if classes[c]&inValue == 0 {
+				dst[begin+i] = ' '
+			}
+		}
+		dst = append(dst, "\r\n"...)
+	}
+	return dst
+}
+
+// AppendSafeEnd appends what ends a chunked body: the last chunk and the trailer.
+func AppendSafeEnd(dst []byte, trailer http.Header) []byte {
+	dst = append(dst, "0\r\n"...)
+	for name, values := range trailer {
+		if httpguts.ValidTrailerHeader(name) {
+			dst = AppendSafeField(dst, name, values)
+		}
+	}
+	return append(dst, "\r\n"...)
+}
+
 func appendAnnounced(dst []byte, trailer http.Header) ([]byte, error) {
 	if len(trailer) == 0 {
 		return dst, nil

@@ -1,0 +1,16 @@
+//go:build !unix
+
+package lb
+
+import (
+	"net"
+
+	"github.com/palisade-go/palisade/lb/internal/http1"
+)
+
+// readiness is for systems that tell when a connection can be read.
+type readiness struct{}
+
+func newReadiness(net.Conn) *readiness { return nil }
+
+func (*readiness) read(*http1.Reader) error { return nil }
