@@ -112,6 +112,7 @@ type Backend struct {
 	lastErr  atomic.Pointer[string]
 	latency  estimate // of the strategies that look at it
 	conduct  conduct
+	limiter  *limiter // nil without an AdaptiveLimit
 
 	// The rest is guarded by the pool's mutex.
 	share      int // the weight that was configured
@@ -170,6 +171,12 @@ type BackendStatus struct {
 	Zone     string `json:"zone,omitempty"`
 	State    State  `json:"state"`
 	InFlight int64  `json:"in_flight"`
+	// Limit is how many requests may be in flight now: MaxInFlight, or what
+	// AdaptiveLimit makes of it. 0 means that there is no limit.
+	Limit int64 `json:"limit,omitempty"`
+	// BaseLatency is what AdaptiveLimit takes for the latency without load. 0
+	// means that it is not known.
+	BaseLatency time.Duration `json:"base_latency_ns,omitempty"`
 	// Requests counts what was sent to the backend, every attempt of a retried
 	// request included.
 	Requests uint64 `json:"requests"`
@@ -190,6 +197,7 @@ func (b *Backend) status() BackendStatus {
 		ID: b.id, URL: b.url.String(), Weight: b.share, State: b.State(), InFlight: b.InFlight(),
 		Requests: b.requests.Load(), Failures: b.failures.Load(), Since: b.since,
 		Priority: b.priority, Zone: b.zone, EjectedUntil: b.conduct.until,
+		Limit: b.limit.Load(), BaseLatency: b.limiter.baseLatency(),
 	}
 	if msg := b.lastErr.Load(); msg != nil {
 		s.LastError = *msg

@@ -24,6 +24,8 @@
 //     them. One Pool may serve several proxies.
 //   - [HealthCheck] asks the servers how they are; [OutlierDetection] looks at
 //     what becomes of the requests. They find different faults: use both.
+//   - [AdaptiveLimit] finds out how many requests a server can have at a time, and
+//     keeps the rest in the pool's queue or sends it elsewhere.
 //   - [DNS], [SRV], [File] and [ResolverFunc] find the servers.
 //   - [Proxy] forwards HTTP requests to a Pool. It runs under any http.Server,
 //     behind any middleware.
@@ -99,8 +101,7 @@
 // Backends speak HTTP/1.1, HTTP/2 over TLS if PoolConfig.TLS offers it, or HTTP/2
 // without TLS if their URL is h2c.
 // A field that a backend's response names in Connection beside "close" is passed
-// on, as net/http hides that Connection from the proxy. There is no buffering of bodies, no hedging, no limit that adapts
-// itself, and no timeout for a response once it has begun: a client that
+// on, as net/http hides that Connection from the proxy. There is no buffering of bodies, no hedging, and no timeout for a response once it has begun: a client that
 // goes away ends it. CONNECT is answered with 501. An idle connection that the
 // backend closes at the moment at which a request with a body is sent costs that
 // request a 502, since it may have been taken; keep PoolConfig.IdleTimeout below

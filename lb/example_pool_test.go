@@ -35,6 +35,30 @@ func ExamplePool_Upsert() {
 	// c 1
 }
 
+// A limit for each backend that finds itself. What is too much for all is refused
+// by Pick, and waits in Acquire.
+func ExampleAdaptiveLimit() {
+	pool, err := lb.NewPool(lb.PoolConfig{
+		Backends:      []lb.BackendConfig{{ID: "a", URL: "http://10.0.0.5:8080"}},
+		AdaptiveLimit: &lb.AdaptiveLimit{Start: 2, Min: 1},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	for range 3 {
+		_, err := pool.Pick(lb.PickInfo{})
+		fmt.Println(err)
+	}
+	s := pool.Status()[0]
+	fmt.Println(s.InFlight, "of", s.Limit)
+	// Output:
+	// <nil>
+	// <nil>
+	// lb: all backends are busy
+	// 2 of 2
+}
+
 // A spare server gets requests only as far as the others fail.
 func ExampleBackendConfig_priority() {
 	pool, err := lb.NewPool(lb.PoolConfig{

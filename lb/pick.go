@@ -83,7 +83,7 @@ func (p Picked) Backend() *Backend { return p.backend }
 // until its checks succeed again.
 func (p Picked) Done(o Outcome) {
 	b := p.backend
-	b.inFlight.Add(-1)
+	inFlight := b.inFlight.Add(-1) + 1
 	switch o.Result {
 	case Failed, Unreachable:
 		b.failures.Add(1)
@@ -93,6 +93,7 @@ func (p Picked) Done(o Outcome) {
 		}
 	}
 	p.pool.observe(b, o)
+	p.pool.adapt(b, o, inFlight)
 	if p.observer != nil {
 		p.observer.Done(b, o)
 		if q, ok := p.observer.(prober); ok {

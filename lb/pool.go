@@ -36,6 +36,9 @@ type Pool struct {
 	now   atomic.Pointer[snapshot]
 	byID  sync.Map // from ID to *Backend
 	queue queue
+	// measuring is until when, in Unix nanoseconds, a backend may be measured for
+	// its adaptive limit and no other.
+	measuring atomic.Int64
 
 	mu        sync.Mutex // guards the rest, and the fields of a Backend that say so
 	backends  []*Backend
@@ -56,7 +59,7 @@ func NewPool(conf PoolConfig) (*Pool, error) {
 	conf.setDefaults()
 	conf.Backends = nil
 	p := &Pool{conf: conf}
-	if conf.MaxInFlight > 0 {
+	if conf.MaxInFlight > 0 || conf.AdaptiveLimit != nil {
 		p.queue.most = max(0, conf.MaxQueue)
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -239,6 +242,10 @@ func (b *Backend) take(c parsedBackend) bool {
 func (p *Pool) add(c parsedBackend) *Backend {
 	b := &Backend{id: c.ID, url: c.url, transport: p.newBackendTransport(c.url), since: time.Now()}
 	b.limit.Store(int64(p.conf.MaxInFlight))
+	if p.conf.AdaptiveLimit != nil {
+		b.limiter = newLimiter(*p.conf.AdaptiveLimit)
+		b.limit.Store(int64(p.conf.AdaptiveLimit.Start))
+	}
 	b.take(c)
 	p.byID.Store(b.id, b)
 	if p.conf.Health == nil {
@@ -270,7 +277,7 @@ func (p *Pool) drop(b *Backend) {
 
 // Pick chooses a backend for a request and counts the request as in flight
 // until the result's Done. It does not wait: if all backends have as many
-// requests as PoolConfig.MaxInFlight allows, the error is [ErrBusy]. It may also
+// requests as MaxInFlight or AdaptiveLimit allow, the error is [ErrBusy]. It may also
 // be [ErrNoBackend] or [ErrClosed].
 func (p *Pool) Pick(info PickInfo) (Picked, error) {
 	s := p.now.Load()

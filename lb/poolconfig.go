@@ -41,8 +41,11 @@ type PoolConfig struct {
 	// more goes to others, of the next priority if need be, and if all are full
 	// waits. 0 means no limit.
 	MaxInFlight int
-	// MaxQueue is how many requests may wait. 0 means 1,000, a negative number
-	// none.
+	// AdaptiveLimit lowers what each backend may have at a time to what it can
+	// work on. Nil means that MaxInFlight alone holds.
+	AdaptiveLimit *AdaptiveLimit
+	// MaxQueue is how many requests may wait for room under either limit. 0 means
+	// 1,000, a negative number none.
 	MaxQueue int
 	// QueueTimeout is how long each of them may. 0 means 1 s.
 	QueueTimeout time.Duration
@@ -101,6 +104,9 @@ func (c *PoolConfig) validate() error {
 	if c.Outlier != nil {
 		errs = append(errs, c.Outlier.validate())
 	}
+	if c.AdaptiveLimit != nil && c.MaxInFlight >= 0 {
+		errs = append(errs, c.AdaptiveLimit.validate(c.MaxInFlight))
+	}
 	return errors.Join(errs...)
 }
 
@@ -113,6 +119,9 @@ func (c *PoolConfig) setDefaults() {
 	}
 	if c.Outlier != nil {
 		c.Outlier = new(c.Outlier.withDefaults())
+	}
+	if c.AdaptiveLimit != nil {
+		c.AdaptiveLimit = new(c.AdaptiveLimit.withDefaults(c.MaxInFlight))
 	}
 	if c.TLS != nil {
 		c.TLS = c.TLS.Clone()

@@ -66,8 +66,8 @@ func (p *Pool) pickRoom(s *snapshot, info PickInfo, b *Backend, observer Observe
 }
 
 // Acquire is Pick for those who can wait: if all backends have as many requests
-// as PoolConfig.MaxInFlight allows, it joins the queue until one has room, for
-// QueueTimeout at most. A request that has been to a backend already does not
+// as MaxInFlight or AdaptiveLimit allow, it joins the queue until one has room,
+// for QueueTimeout at most. A request that has been to a backend already does not
 // join, as it might wait for less than the others do and hold them up. The error
 // is that of ctx if it ends, or Pick's.
 func (p *Pool) Acquire(ctx context.Context, info PickInfo) (Picked, error) {
