@@ -35,6 +35,7 @@ type attempt struct {
 	ctx    context.Context // the request's, until bound
 	cancel context.CancelCauseFunc
 	timer  *headTimer    // nil until bound
+	body   *attemptBody  // nil if there is none, or nobody has looked
 	late   bool          // the limit has passed, without a timer
 	wait   time.Duration // until the response began
 	load   *Load         // what the response says of its backend's
@@ -98,7 +99,7 @@ func (a *attempt) roundTripHTTP1(c *http1.Client) (*http.Response, error) {
 		a.bound()
 		out, limit = new(*x.out), 0
 		out.URL = withHost(x.out.URL, b.url)
-		out.Body = &attemptBody{requestBody: x.body, ctx: a.ctx, timer: a.timer}
+		a.openBody(out)
 	}
 	res, err := c.Do(a.ctx, out, limit, a)
 	if err == nil {
@@ -129,7 +130,7 @@ func (a *attempt) roundTripOther(t transport) (*http.Response, error) {
 	}))
 	out.URL = withHost(x.out.URL, a.picked.Backend().url)
 	if x.body != nil {
-		out.Body = &attemptBody{requestBody: x.body, ctx: a.ctx, timer: a.timer}
+		a.openBody(out)
 	}
 	return t.RoundTrip(out)
 }
@@ -191,11 +192,12 @@ func (x *exchange) sayContinue() bool {
 	return true
 }
 
-// continueLocked needs x.mu. In HTTP/1 it is written here, before the body is
+// continueLocked needs x.mu. A client is told once. In HTTP/1 it is written here, before the body is
 // read, so that it is written once and never beside another write; in HTTP/2 the
 // server does it at the first read.
 func (x *exchange) continueLocked() {
-	if !x.answered && x.in.ProtoMajor == 1 {
+	if !x.answered && !x.told && x.in.ProtoMajor == 1 {
+		x.told = true
 		x.writeInterim(http.StatusContinue, nil)
 	}
 }
@@ -216,9 +218,9 @@ func (x *exchange) judge(err error) verdict {
 	case ctxErr != nil:
 		return verdict{err: x.gone(ctxErr), result: Canceled}
 	case expired:
-		safe := x.body == nil && isIdempotent(x.out.Method) && !a.answered.Load()
+		safe := isIdempotent(x.out.Method) && !a.answered.Load() && a.sealBody()
 		if a.connecting.Load() && !a.connected.Load() {
-			safe = x.body.untouched()
+			safe = a.sealBody()
 		}
 		return verdict{err: &Error{http.StatusGatewayTimeout, id, errHeadTimeout}, result: Failed, retry: safe}
 	case x.body.err() != nil:
@@ -232,11 +234,11 @@ func (x *exchange) judge(err error) verdict {
 		// and this one is not to blame.
 		return verdict{err: bad, result: Canceled}
 	case !a.connected.Load():
-		return verdict{err: bad, result: Unreachable, retry: x.body.untouched()}
+		return verdict{err: bad, result: Unreachable, retry: a.sealBody()}
 	case a.answered.Load():
 		return verdict{err: bad, result: Failed}
 	}
-	return verdict{err: bad, result: Failed, retry: x.body == nil && isIdempotent(x.out.Method)}
+	return verdict{err: bad, result: Failed, retry: isIdempotent(x.out.Method) && a.sealBody()}
 }
 
 // isIdempotent follows RFC 9110, section 9.2.2.

@@ -20,12 +20,14 @@ const continueWait = 5 * time.Second
 type requestBody struct {
 	src      io.ReadCloser
 	in       *http.Request
-	trailer  http.Header // of the outgoing request, filled at the end
+	trailer  http.Header // as it was announced; nil if there can be none
 	trusted  bool        // the peer may set forwarding fields in the trailer
 	expects  bool        // the client waits for a 100
 	onward   chan struct{}
 	sayGoOn  func() bool // tells the client to go on, unless it has been answered
 	openOnce sync.Once
+	most     int64     // the bytes that there may be; 0 means no limit
+	kept     *keptBody // nil if nothing is kept for another attempt
 
 	started atomic.Bool
 	ended   atomic.Bool
@@ -52,18 +54,22 @@ func (b *requestBody) read() bool {
 	return b.ended.Load() || b.in.ContentLength > 0 && b.bytes.Load() >= b.in.ContentLength
 }
 
-// untouched says that a request can be sent again: nothing of its body has been
-// read, or it has none.
-func (b *requestBody) untouched() bool { return b == nil || !b.started.Load() }
+// replayable says that a request can be sent again: nothing of its body has been
+// read, or all that has is kept, or it has none.
+func (b *requestBody) replayable() bool {
+	return b == nil || !b.started.Load() || b.kept != nil && !b.kept.isLost()
+}
 
 // attemptBody is a requestBody as one attempt sees it. Closing it closes the
 // attempt's view only: a body that nobody has read can go to another backend,
 // and the client's own is closed by the server.
 type attemptBody struct {
 	*requestBody
-	ctx    context.Context // of the attempt
-	timer  *headTimer
-	closed atomic.Bool
+	ctx     context.Context // of the attempt
+	timer   *headTimer
+	trailer http.Header // of the attempt's request, filled at the end
+	closed  atomic.Bool
+	offset  int // of the next byte, in what is kept
 }
 
 // Read is called by the transport, in its own goroutine.
@@ -76,10 +82,25 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if a.kept != nil {
+		return a.kept.read(a, p)
+	}
+	return a.readSource(p)
+}
+
+// readSource reads from the client.
+func (a *attemptBody) readSource(p []byte) (int, error) {
 	a.started.Store(true)
+	left := a.most - a.bytes.Load()
+	if a.most > 0 && left < int64(len(p)) {
+		p = p[:left+1]
+	}
 	a.timer.pause()
 	n, err := a.src.Read(p)
 	a.timer.resume()
+	if a.most > 0 && int64(n) > left {
+		n, err = int(left), &http.MaxBytesError{Limit: a.most}
+	}
 	a.bytes.Add(int64(n))
 	switch {
 	case err == io.EOF:
@@ -116,17 +137,17 @@ func (a *attemptBody) awaitContinue() error {
 
 // finishTrailer hands over the trailer, which net/http knows at the end of the
 // body and the transport sends after it.
-func (b *requestBody) finishTrailer() {
-	if b.trailer == nil || b.ended.Load() {
+func (a *attemptBody) finishTrailer() {
+	if a.trailer == nil {
 		return
 	}
-	for name, values := range b.in.Trailer {
+	for name, values := range a.in.Trailer {
 		if len(values) > 0 {
-			b.trailer[name] = values
+			a.trailer[name] = values
 		}
 	}
-	removeHopByHop(b.trailer)
-	removeClaims(b.trailer, b.trusted)
+	removeHopByHop(a.trailer)
+	removeClaims(a.trailer, a.trusted)
 }
 
 // Close implements io.Closer.

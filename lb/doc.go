@@ -101,7 +101,9 @@
 // Backends speak HTTP/1.1, HTTP/2 over TLS if PoolConfig.TLS offers it, or HTTP/2
 // without TLS if their URL is h2c.
 // A field that a backend's response names in Connection beside "close" is passed
-// on, as net/http hides that Connection from the proxy. There is no buffering of bodies, no hedging, and no timeout for a response once it has begun: a client that
+// on, as net/http hides that Connection from the proxy. Bodies are kept in memory
+// only, for [ProxyConfig].RetryBody. There is no hedging, and no timeout for a
+// response once it has begun: a client that
 // goes away ends it. CONNECT is answered with 501. An idle connection that the
 // backend closes at the moment at which a request with a body is sent costs that
 // request a 502, since it may have been taken; keep PoolConfig.IdleTimeout below

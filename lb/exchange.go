@@ -39,6 +39,7 @@ type exchange struct {
 
 	mu       sync.Mutex // guards answered, interim, and w until it is answered
 	answered bool       // w belongs to the goroutine of ServeHTTP alone
+	told     bool       // the client was told to send its body
 	interim  int        // interim responses that were forwarded
 }
 
@@ -107,8 +108,7 @@ func (x *exchange) prepare() *Error {
 		out.Header["User-Agent"] = []string{""} // or the transport sends its own
 	}
 	x.upgrade = upgradeTokens(out.Header)
-	x.prepareBody(trusted)
-	return nil
+	return x.prepareBody(trusted)
 }
 
 // cleanHeader removes from the outgoing header what ends here, and what the
@@ -153,11 +153,11 @@ func (x *exchange) cleanHeader(trusted bool) {
 }
 
 // prepareBody wraps the body that Rewrite has left.
-func (x *exchange) prepareBody(trusted bool) {
+func (x *exchange) prepareBody(trusted bool) *Error {
 	in, out := x.in, x.out
 	if out.Body == nil || out.Body == http.NoBody {
 		out.Body, out.Trailer = nil, nil
-		return
+		return nil
 	}
 	x.body = &requestBody{
 		src: out.Body, in: in, trusted: trusted, onward: make(chan struct{}), sayGoOn: x.sayContinue,
@@ -176,6 +176,7 @@ func (x *exchange) prepareBody(trusted bool) {
 		removeClaims(x.body.trailer, trusted)
 	}
 	out.Trailer = x.body.trailer
+	return x.boundBody()
 }
 
 // begin starts an attempt.

@@ -36,9 +36,19 @@ type ProxyConfig struct {
 	// Retries is how many further backends a request may be sent to, never the
 	// same again, if it is safe to repeat: nothing of a response has come, and
 	// either no connection was made or the method is idempotent (RFC 9110,
-	// section 9.2.2) and there is no body. 0 means 2, a negative number none;
-	// 16 at most.
+	// section 9.2.2) and there is no body, or all of it is kept (see RetryBody).
+	// 0 means 2, a negative number none; 16 at most.
 	Retries int
+	// RetryBody is how many bytes of a request's body are kept in memory, so that
+	// it can be sent again, 64 MiB at most. They are sent on as they come all the
+	// same. A longer body, or one of a request whose method is not idempotent, is
+	// sent once. 0 means that none is kept.
+	RetryBody int64
+	// RetryStatus are statuses, 400 to 599, of responses that are taken for a
+	// failure as far as retries go: if the request may be sent again and another
+	// backend takes it, the client never sees the response. It gets the last one.
+	// 502, 503 and 504 come to mind. Nil means none.
+	RetryStatus []int
 	// RetryBudget bounds the retries of all requests together. Its zero value
 	// allows one for every five requests.
 	RetryBudget RetryBudget
@@ -54,6 +64,12 @@ type ProxyConfig struct {
 	// TryTimeout is how much of Timeout one attempt may take. If it is over, a
 	// request that is safe to repeat goes to another backend. 0 means all.
 	TryTimeout time.Duration
+	// MaxRequestBody is how many bytes a request's body may have; more gives 413,
+	// before a backend is asked if the length is known. 0 means no limit.
+	MaxRequestBody int64
+	// MaxResponseBody is how many bytes a response's body may have; more gives 502,
+	// or, if the length is not known, aborts the response. 0 means no limit.
+	MaxResponseBody int64
 	// Affinity keeps clients at the backend that they got first. It is cloned.
 	// Nil keeps nobody.
 	Affinity *Affinity
@@ -97,7 +113,7 @@ func (c *ProxyConfig) validate() error {
 	if c.Backoff > maxBackoff {
 		errs = append(errs, fmt.Errorf("lb: ProxyConfig.Backoff is %v, want %v at most", c.Backoff, maxBackoff))
 	}
-	errs = append(errs, c.RetryBudget.validate())
+	errs = append(errs, c.RetryBudget.validate(), c.validateBodies())
 	if c.Affinity != nil {
 		errs = append(errs, c.Affinity.validate())
 	}
@@ -136,6 +152,7 @@ func NewProxy(conf ProxyConfig) (*Proxy, error) {
 		return nil, err
 	}
 	conf.TrustedProxies = slices.Clone(conf.TrustedProxies)
+	conf.RetryStatus = slices.Clone(conf.RetryStatus)
 	if conf.Upgrade == nil {
 		conf.Upgrade = []string{"websocket"}
 	} else {

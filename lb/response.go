@@ -28,6 +28,10 @@ func (x *exchange) respond(res *http.Response) {
 	}
 	removeHopByHop(res.Header)
 	removeHopByHop(res.Trailer)
+	if err := x.boundResponse(res); err != nil {
+		x.refuse(Canceled, err)
+		return
+	}
 	x.pin(res.Header)
 	if modify := x.proxy.conf.ModifyResponse; modify != nil {
 		if err := modify(res); err != nil {
@@ -158,7 +162,11 @@ func (x *exchange) readFailed(err error) error {
 		return e
 	}
 	e := &Error{http.StatusBadGateway, x.event.Backend, fmt.Errorf("the response breaks off: %w", err)}
-	x.settle(Failed, 0, e)
+	result := Failed
+	if errors.Is(err, errResponseSize) {
+		result = Canceled
+	}
+	x.settle(result, 0, e)
 	return e
 }
 

@@ -39,6 +39,9 @@ func (x *exchange) forward() {
 		}
 		x.begin(picked)
 		res, err := x.current.roundTrip()
+		for err == nil && x.another(res) {
+			res, err = x.current.roundTrip()
+		}
 		if err == nil {
 			if last.result == Unreachable {
 				budget.giveBack()
