@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -188,7 +187,7 @@ func parseChunkLine(line []byte) (int64, error) {
 		return 0, malformed("the size of a chunk")
 	}
 	if ext := line[i:]; len(ext) > 0 {
-		if !strings.HasPrefix(trim(string(ext)), ";") {
+		if ext[0] != ';' {
 			return 0, malformed("the size of a chunk")
 		}
 		for _, c := range ext {

@@ -16,9 +16,12 @@
 //   - Transfer-Encoding beside Content-Length, or in a message of HTTP/1.0
 //     (section 6.1);
 //   - Content-Length twice, though the values agree (section 6.3);
+//   - a Content-Length of more than 19 digits;
+//   - a request without a target or without Host, even a CONNECT (RFC 9112, section 3.2);
 //   - a version other than HTTP/1.0 and HTTP/1.1;
 //   - white space around the method, target, version or status, more than one
-//     space between them, or after a chunk's size without an extension;
+//     space between them, or after a chunk's size (RFC 9112, section 7.1.1, permits
+//     it before an extension);
 //   - a line break before a status line, and more than one before a request
 //     line;
 //   - control characters in a field, a target, a reason or a chunk extension;

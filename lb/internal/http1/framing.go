@@ -24,7 +24,8 @@ func framing(h http.Header, minor int) (int64, error) {
 	case isCoded && minor == 0:
 		return 0, malformed("Transfer-Encoding in HTTP/1.0")
 	case isCoded:
-		if len(codings) != 1 || !strings.EqualFold(codings[0], "chunked") {
+		// EqualFold would take the Kelvin sign for a k: so the length is counted.
+		if len(codings) != 1 || len(codings[0]) != len("chunked") || !strings.EqualFold(codings[0], "chunked") {
 			return 0, ErrCoding
 		}
 		return chunked, nil

@@ -140,7 +140,9 @@ func (r *Reader) ReadResponse(method string, limit int) (*http.Response, error) 
 		return nil, err
 	}
 	res.Close = dropped || !persistent(header, res.ProtoMinor)
-	r.frameResponse(m, method, length)
+	if err := r.frameResponse(m, method, length); err != nil {
+		return nil, err
+	}
 	return res, nil
 }
 
@@ -172,29 +174,36 @@ func parseStatusLine(res *http.Response, line string) error {
 
 // frameResponse sets what follows from the length that the header says (RFC
 // 9112, section 6.3).
-func (r *Reader) frameResponse(m *message, method string, length int64) {
+func (r *Reader) frameResponse(m *message, method string, length int64) (err error) {
 	res := &m.res
 	delete(res.Header, "Transfer-Encoding")
 	res.Body, res.ContentLength = http.NoBody, 0
+	var trailer http.Header
+	if length == chunked {
+		if trailer, err = announced(res.Header); err != nil {
+			return err
+		}
+	}
 	switch code := res.StatusCode; {
 	case code < 200, code == http.StatusNoContent, code == http.StatusNotModified:
-		return
+		return nil
 	case method == http.MethodHead:
 		res.ContentLength = max(length, -1)
-		return
+		return nil
 	case length == untilClose:
 		res.Close = true
 	}
 	res.ContentLength = max(length, -1)
 	if length == 0 {
-		return
+		return nil
 	}
 	if length == chunked {
 		res.TransferEncoding = []string{"chunked"}
-		res.Trailer = announced(res.Header)
+		res.Trailer = trailer
 	}
 	m.body = Body{r: r, left: max(length, 0), length: length, trailer: &res.Trailer, from: m}
 	res.Body = &m.body
+	return nil
 }
 
 // ReadRequest reads the head of a request, at most limit bytes. Its Body reads
@@ -245,8 +254,7 @@ func (r *Reader) ReadRequestInto(req *http.Request, body *Body, limit int) error
 		return err
 	}
 	req.Close = !persistent(req.Header, req.ProtoMinor)
-	r.frameRequest(req, body, length)
-	return nil
+	return r.frameRequest(req, body, length)
 }
 
 // parseRequestLine follows RFC 9112, section 3.
@@ -295,39 +303,48 @@ func takeHost(req *http.Request) error {
 	return nil
 }
 
-func (r *Reader) frameRequest(req *http.Request, body *Body, length int64) {
+func (r *Reader) frameRequest(req *http.Request, body *Body, length int64) (err error) {
 	delete(req.Header, "Transfer-Encoding")
 	if req.Body = http.NoBody; length == 0 || length == untilClose {
-		return
+		return nil
 	}
 	req.ContentLength = length
 	if length == chunked {
 		req.TransferEncoding = []string{"chunked"}
-		req.Trailer = announced(req.Header)
+		if req.Trailer, err = announced(req.Header); err != nil {
+			return err
+		}
 	}
 	*body = Body{r: r, left: max(length, 0), length: length, trailer: &req.Trailer}
 	req.Body = body
+	return nil
 }
 
 // announced takes the Trailer field out of a header: the names that a trailer
-// will have, without values yet.
-func announced(h http.Header) http.Header {
+// will have, without values yet. What governs the framing cannot be announced;
+// other fields that must not be in a trailer are not taken.
+func announced(h http.Header) (http.Header, error) {
 	lists, ok := h["Trailer"]
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	delete(h, "Trailer")
 	var t http.Header
 	for _, list := range lists {
 		for name := range strings.SplitSeq(list, ",") {
-			if name = trim(name); !isToken(name) || !httpguts.ValidTrailerHeader(canonical(name)) {
+			name = canonical(trim(name))
+			switch name {
+			case "Content-Length", "Transfer-Encoding", "Trailer":
+				return nil, malformed("a trailer field that governs the framing")
+			}
+			if !isToken(name) || !httpguts.ValidTrailerHeader(name) {
 				continue
 			}
 			if t == nil {
 				t = make(http.Header)
 			}
-			t[canonical(name)] = nil
+			t[name] = nil
 		}
 	}
-	return t
+	return t, nil
 }

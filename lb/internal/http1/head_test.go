@@ -23,7 +23,7 @@ func TestBackendFraming(t *testing.T) {
 	}{
 		{"length", "GET", "HTTP/1.1 200 OK\nContent-Length: 3\n\nabcREST", "abc", true},
 		{"length zero", "GET", "HTTP/1.1 200 OK\nContent-Length: 0\n\nREST", "", true},
-		{"chunks", "GET", "HTTP/1.1 200 OK\nTransfer-Encoding: Chunked\n\n1;x=\"y\"\na\n002 ;y\nbc\n0\n\nREST", "abc", true},
+		{"chunks", "GET", "HTTP/1.1 200 OK\nTransfer-Encoding: Chunked\n\n1;x=\"y\"\na\n002;y\nbc\n0\n\nREST", "abc", true},
 		{"until close", "GET", "HTTP/1.1 200 OK\n\nabc", "abc", false},
 		{"close", "GET", "HTTP/1.1 200 OK\nConnection: x, Close\nContent-Length: 3\n\nabc", "abc", false},
 		{"HTTP/1.0", "GET", "HTTP/1.0 200 OK\nConnection: keep-alive\nContent-Length: 3\n\nabc", "abc", false},
@@ -62,6 +62,7 @@ func TestBackendFraming(t *testing.T) {
 		{"a length just too large", "Content-Length: 9223372036854775808\n"},
 		{"another coding", "Transfer-Encoding: gzip, chunked\n"},
 		{"an unknown coding", "Transfer-Encoding: xchunked\n"},
+		{"chunked with the Kelvin sign", "Transfer-Encoding: chun\u212aed\n"},
 		{"chunked twice", "Transfer-Encoding: chunked\nTransfer-Encoding: chunked\n"},
 		{"chunked with a tail", "Transfer-Encoding: chunked;q=1\n"},
 		{"identity", "Transfer-Encoding: identity\n"},
@@ -75,6 +76,8 @@ func TestBackendFraming(t *testing.T) {
 		{"a fold first", " X: a\nContent-Length: 3\n"},
 		{"no colon", "Content-Length: 3\nx\n"},
 		{"no name", ": x\nContent-Length: 3\n"},
+		{"a length in the trailer", "Transfer-Encoding: chunked\nTrailer: x, content-length\n"},
+		{"a coding in the trailer", "Transfer-Encoding: chunked\nTrailer: Transfer-Encoding\n"},
 		{"a bare CR", "Content-Length: 3\nX: a\rb\n"},
 		{"a null", "Content-Length: 3\nX: a\x00b\n"},
 	} {
@@ -103,7 +106,7 @@ func TestBackendFraming(t *testing.T) {
 
 func TestBadChunks(t *testing.T) {
 	for _, body := range []string{
-		"g\r\n", "\r\n", " 1\r\na\r\n0\r\n\r\n", "1 \r\na\r\n0\r\n\r\n", "0x1\r\na\r\n0\r\n\r\n", "-1\r\n", "1\na\r\n0\r\n\r\n", "1\r\na\n0\r\n\r\n",
+		"g\r\n", "\r\n", " 1\r\na\r\n0\r\n\r\n", "1 \r\na\r\n0\r\n\r\n", "1 ;x\r\na\r\n0\r\n\r\n", "0x1\r\na\r\n0\r\n\r\n", "-1\r\n", "1\na\r\n0\r\n\r\n", "1\r\na\n0\r\n\r\n",
 		"1\r\nab\r\n0\r\n\r\n", "1;\x01\r\na\r\n0\r\n\r\n", "1;a\rb\r\na\r\n0\r\n\r\n", "10000000000000000\r\n", "8000000000000000\r\n",
 		"00000000000000001\r\na\r\n0\r\n\r\n", "1;" + strings.Repeat("x", 2000) + "\r\na\r\n0\r\n\r\n", "1\r\na\r\n0\r\n X: folded\r\n\r\n",
 		"1\r\na\r\n0\r\nBad Name: x\r\n\r\n", "1\r\na\r\n0\r\n" + strings.Repeat("X: yyyyyyyyyy\r\n", 2000) + "\r\n",
@@ -130,7 +133,7 @@ func TestBadChunks(t *testing.T) {
 }
 
 func TestTrailerIsParsed(t *testing.T) {
-	message := crlf("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTrailer: x-sum, Content-Length\n\n3\nabc\n0\nX-Sum: 1\nX-Late: 2\nContent-Length: 5\nHost: h\n\nREST")
+	message := crlf("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTrailer: x-sum, Authorization\n\n3\nabc\n0\nX-Sum: 1\nX-Late: 2\nContent-Length: 5\nHost: h\n\nREST")
 	for _, src := range []io.Reader{strings.NewReader(message), iotest.OneByteReader(strings.NewReader(message))} {
 		r := NewReader(src)
 		res, err := r.ReadResponse("GET", 1000)
