@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"sync"
 	"time"
 
@@ -143,6 +144,10 @@ func (c *conn) exchange(req *http.Request, head []byte, on Observer) (res *http.
 	if length != 0 {
 		c.up = &upload{conn: c, req: req, length: length}
 		go c.up.run()
+	} else {
+		// The answer takes a moment. Whoever else can run now saves a read that
+		// finds nothing, and the wait for the poller.
+		runtime.Gosched()
 	}
 	for {
 		res, err := c.reader.ReadResponse(req.Method, c.client.conf.HeadBytes)
