@@ -54,6 +54,8 @@ const (
 	limitLeast     = 20                     // samples for a change
 	limitKept      = 128                    // samples, the newest
 	limitSharpest  = 1.0 / 3                // of the limit is left by one change at least
+	limitNear      = 0.9                    // of the latency without load may be chance
+	limitFar       = 0.7                    // is not
 	measureSamples = 50
 	measureLeast   = 10              // samples, after measureSoon
 	measureSoon    = time.Second     // when fewer samples are enough
@@ -113,9 +115,10 @@ type limiter struct {
 	// mu guards the rest. The end of a request that meets another one's is not
 	// looked at, so that nobody waits.
 	mu       sync.Mutex
-	limit    float64 // but while it is measured
-	base     float64 // latency without load in nanoseconds; 0 is not known
-	next     time.Time
+	limit    float64   // but while it is measured
+	base     float64   // latency without load in nanoseconds; 0 is not known
+	next     time.Time // when it is measured again
+	early    time.Time // the same, if there is a reason
 	measured time.Time // when the measurement began; zero if there is none
 
 	// Of the window, or of the measurement.
@@ -223,18 +226,24 @@ func (l *limiter) change(now time.Time) {
 	l.open(now, length)
 }
 
-// learnBase compares what is known of the latency without load with a window's. It
-// falls slowly enough for chance not to count, and rises only if there was no
-// load.
+// learnBase compares what is known of the latency without load with a window's.
+// It falls slowly enough for chance not to count, and rises only if there was no
+// load. If it was far from right it is measured soon.
 func (l *limiter) learnBase(latency float64, now time.Time) {
 	idle := l.peak <= int64(l.conf.Min)
+	ratio := latency / l.base
 	switch {
 	case l.base == 0:
 		l.base = latency
-	case idle || latency < 0.9*l.base:
+	case idle || ratio < limitNear:
 		l.base += (latency - l.base) / 2
 	}
-	if idle {
+	switch {
+	case ratio < limitFar || idle && ratio > 1/limitFar:
+		if l.early.Before(l.next) {
+			l.next = l.early
+		}
+	case idle:
 		l.next = now.Add(jitter(l.conf.Interval))
 	}
 }
@@ -253,7 +262,7 @@ func (l *limiter) measure(o Outcome, now time.Time) (limit int64, over bool) {
 	if enough {
 		l.base = l.median()
 	}
-	l.measured, l.next = time.Time{}, now.Add(jitter(l.conf.Interval))
+	l.measured, l.next, l.early = time.Time{}, now.Add(jitter(l.conf.Interval)), now.Add(l.conf.Interval/10)
 	l.open(now, limitWindow)
 	return int64(l.limit), true
 }

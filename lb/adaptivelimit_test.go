@@ -166,10 +166,10 @@ func TestAdaptiveLimitMeasuresAnew(t *testing.T) {
 		defer r.unload()
 		within(t, "limit at first", r.after(5*time.Second, 0), 30, 64)
 		server.service.Store(int64(50 * time.Millisecond))
-		within(t, "limit when each request takes longer", r.after(12*time.Second, 0), 30, 64)
+		within(t, "limit when each request takes longer", r.after(12*time.Second, 0), 24, 64)
 		within(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 40, 65)
 		server.service.Store(int64(5 * time.Millisecond))
-		within(t, "limit when each takes less", r.after(12*time.Second, 0), 30, 64)
+		within(t, "limit when each takes less", r.after(12*time.Second, 0), 24, 64)
 		within(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 4, 6.5)
 	})
 }

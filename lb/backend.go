@@ -188,6 +188,11 @@ type BackendStatus struct {
 	LastError string `json:"last_error,omitempty"`
 	// Since is when the state became what it is.
 	Since time.Time `json:"since"`
+	// Circuit is open while the backend is ejected, and half-open from then until
+	// it has served a request.
+	Circuit Circuit `json:"circuit"`
+	// FailuresInARow are those that OutlierDetection counts.
+	FailuresInARow int64 `json:"failures_in_a_row,omitempty"`
 	// EjectedUntil is when an ejection ends. Zero means that there is none.
 	EjectedUntil time.Time `json:"ejected_until,omitzero"`
 }
@@ -197,6 +202,7 @@ func (b *Backend) status() BackendStatus {
 		ID: b.id, URL: b.url.String(), Weight: b.share, State: b.State(), InFlight: b.InFlight(),
 		Requests: b.requests.Load(), Failures: b.failures.Load(), Since: b.since,
 		Priority: b.priority, Zone: b.zone, EjectedUntil: b.conduct.until,
+		Circuit: b.conduct.circuit(), FailuresInARow: b.conduct.inARow.Load(),
 		Limit: b.limit.Load(), BaseLatency: b.limiter.baseLatency(),
 	}
 	if msg := b.lastErr.Load(); msg != nil {

@@ -91,7 +91,7 @@ func TestStateText(t *testing.T) {
 
 func TestStatusAsJSON(t *testing.T) {
 	got, err := json.Marshal(BackendStatus{ID: "w", URL: "http://h", Weight: 1, State: Unhealthy, LastError: "e", Since: time.Unix(0, 0).UTC()})
-	want := `{"id":"w","url":"http://h","weight":1,"state":"unhealthy","in_flight":0,"requests":0,"failures":0,"last_error":"e","since":"1970-01-01T00:00:00Z"}`
+	want := `{"id":"w","url":"http://h","weight":1,"state":"unhealthy","in_flight":0,"requests":0,"failures":0,"last_error":"e","since":"1970-01-01T00:00:00Z","circuit":"closed"}`
 	if err != nil || string(got) != want {
 		t.Errorf("got %s, %v\nwant %s", got, err, want)
 	}

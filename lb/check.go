@@ -19,6 +19,9 @@ const (
 	// ProbeTCP is a connection, and a TLS handshake if the backend is https.
 	// Nothing is sent over it.
 	ProbeTCP
+	// ProbeGRPC is a call of grpc.health.v1.Health/Check over HTTP/2, without TLS
+	// if the backend is not https, which must be answered with SERVING.
+	ProbeGRPC
 )
 
 // maxProbeBody bounds what is read of a response for ExpectBody.
@@ -35,6 +38,8 @@ func (p *Pool) check(ctx context.Context, b *Backend) error {
 		err = h.Func(ctx, b)
 	case h.Probe == ProbeTCP:
 		err = p.checkTCP(ctx, b)
+	case h.Probe == ProbeGRPC:
+		err = p.checkGRPC(ctx, b)
 	default:
 		err = p.checkHTTP(ctx, b)
 	}

@@ -22,8 +22,9 @@
 //     [Resolver]), which of them may get requests (checks, outliers, priorities,
 //     Drain), how many at a time, how they do (Status), and the connections to
 //     them. One Pool may serve several proxies.
-//   - [HealthCheck] asks the servers how they are; [OutlierDetection] looks at
-//     what becomes of the requests. They find different faults: use both.
+//   - [HealthCheck] asks the servers how they are, by HTTP, TCP, gRPC or a
+//     function; [OutlierDetection] looks at what becomes of the requests, as a
+//     circuit breaker does. They find different faults: use both.
 //   - [AdaptiveLimit] finds out how many requests a server can have at a time, and
 //     keeps the rest in the pool's queue or sends it elsewhere.
 //   - [DNS], [SRV], [File] and [ResolverFunc] find the servers.

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -22,15 +23,19 @@ import (
 // fails to make counts as if all of Fall had failed.
 type HealthCheck struct {
 	// Probe is how a backend is checked. The zero value is ProbeHTTP, for which
-	// alone Path, Host, ExpectStatus and ExpectBody are.
+	// alone Path, ExpectStatus and ExpectBody are.
 	Probe Probe
 	// Func checks in place of Probe: nil is a good result. It must return when
 	// ctx ends, and is called by many goroutines. Nil means that Probe is done.
 	Func func(ctx context.Context, b *Backend) error
 	// Path is what is asked for, with a query if need be. Empty means "/".
 	Path string
-	// Host is the Host field. Empty means the host of the backend's URL.
+	// Host is the Host field, or :authority. Empty means the host of the backend's
+	// URL.
 	Host string
+	// Service is whose health ProbeGRPC asks for, as in "shop.v1.Cart", 256 bytes
+	// at most. Empty means the server's as a whole.
+	Service string
 	// Interval is the time from the end of a check to the start of the next, give
 	// or take a tenth, so that balancers do not check in step. 0 means 5 s.
 	Interval time.Duration
@@ -50,6 +55,8 @@ type HealthCheck struct {
 	ExpectBody string
 }
 
+const maxServiceLength = 256
+
 func (h *HealthCheck) validate() error {
 	var errs []error
 	complain := func(field string, found any, want string) {
@@ -61,8 +68,11 @@ func (h *HealthCheck) validate() error {
 	if h.Host != "" && !httpguts.ValidHostHeader(h.Host) {
 		complain("Host", fmt.Sprintf("%q", h.Host), "a host name")
 	}
-	if h.Probe != ProbeHTTP && h.Probe != ProbeTCP {
-		complain("Probe", int(h.Probe), "ProbeHTTP or ProbeTCP")
+	if h.Probe < ProbeHTTP || h.Probe > ProbeGRPC {
+		complain("Probe", int(h.Probe), "ProbeHTTP, ProbeTCP or ProbeGRPC")
+	}
+	if h.Service != "" && (h.Probe != ProbeGRPC || len(h.Service) > maxServiceLength || !utf8.ValidString(h.Service)) {
+		complain("Service", fmt.Sprintf("%.100q", h.Service), fmt.Sprintf("%d bytes of UTF-8 at most, and only with ProbeGRPC", maxServiceLength))
 	}
 	if len(h.ExpectBody) > maxProbeBody {
 		complain("ExpectBody", fmt.Sprintf("%d bytes long", len(h.ExpectBody)), fmt.Sprintf("%d at most", maxProbeBody))

@@ -14,12 +14,15 @@ import (
 // OutlierDetection ejects backends by what becomes of the requests that they
 // get, as opposed to [HealthCheck], which asks: a server whose /healthz is fine
 // may fail at everything else. An ejected backend gets no requests for a time
-// that grows with each ejection. Its zero value is usable.
+// that grows with each ejection. Then it is on trial: its first failure ejects it
+// again, its first success ends the trial. Its zero value is usable.
 //
 // Two signs are looked for: failures in a row, which tell of a backend that is
 // broken and are acted upon at once; and, once in an Interval, a success rate
 // that is out of line with the others', which tells of one that is half broken.
 // A request that its client gave up is no sign of anything.
+//
+// It is a circuit breaker for each backend: see [Circuit].
 type OutlierDetection struct {
 	// Consecutive is how many requests must fail in a row. 0 means 5, a negative
 	// number that nobody counts.
@@ -123,6 +126,7 @@ type conduct struct {
 	took      atomic.Int64 // nanoseconds, of the good ones
 
 	ejected atomic.Bool
+	trial   atomic.Bool // it was ejected, and nothing has succeeded since
 
 	// The rest is guarded by the pool's mutex.
 	until time.Time // of the ejection
@@ -142,6 +146,9 @@ func (p *Pool) observe(b *Backend, o Outcome) {
 		if b.conduct.inARow.Load() != 0 {
 			b.conduct.inARow.Store(0)
 		}
+		if b.conduct.trial.Load() && !b.conduct.ejected.Load() {
+			b.conduct.trial.Store(false)
+		}
 		return
 	}
 	if o.Result != Succeeded && isLocal(o.Err) {
@@ -150,11 +157,17 @@ func (p *Pool) observe(b *Backend, o Outcome) {
 	b.conduct.bad.Add(1)
 	// While the backend is ejected, the failures of requests that it got before
 	// add up, but it must begin anew afterwards.
-	if n := b.conduct.inARow.Add(1); d.Consecutive > 0 && n >= int64(d.Consecutive) && !b.conduct.ejected.Load() {
-		err := o.Err
-		if err == nil {
-			err = fmt.Errorf("status %d", o.Status)
-		}
+	n, trial := b.conduct.inARow.Add(1), b.conduct.trial.Load()
+	if d.Consecutive < 0 || n < int64(d.Consecutive) && !trial || b.conduct.ejected.Load() {
+		return
+	}
+	err := o.Err
+	if err == nil {
+		err = fmt.Errorf("status %d", o.Status)
+	}
+	if trial {
+		p.eject(b, fmt.Errorf("failed when it was tried again: %w", err))
+	} else {
 		p.eject(b, fmt.Errorf("%d failures in a row, the last: %w", n, err))
 	}
 }
@@ -181,6 +194,7 @@ func (p *Pool) ejectLocked(b *Backend, why error) {
 	}
 	c.until = time.Now().Add(length)
 	c.ejected.Store(true)
+	c.trial.Store(true)
 	c.back = time.AfterFunc(length, func() { p.readmit(b) })
 	b.noteError(why)
 	p.changed(b, from, why)

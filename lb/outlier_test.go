@@ -75,6 +75,59 @@ func TestFailuresInARowEject(t *testing.T) {
 	}
 }
 
+// TestCircuit takes a backend through the three states of a circuit breaker.
+func TestCircuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var news []string
+		p := poolOf(t, PoolConfig{
+			Outlier:       &OutlierDetection{Consecutive: 3, EjectionTime: 10 * time.Second},
+			OnStateChange: func(c StateChange) { news = append(news, fmt.Sprintf("%v %v", c.To, c.Circuit)) },
+		}, 2)
+		b := p.backends[0]
+		expect := func(when string, circuit Circuit, failures int64) {
+			t.Helper()
+			synctest.Wait()
+			if s := p.Status()[0]; s.Circuit != circuit || s.FailuresInARow != failures {
+				t.Errorf("%s: the circuit is %v after %d failures in a row, want %v after %d", when, s.Circuit, s.FailuresInARow, circuit, failures)
+			}
+		}
+		good := Outcome{Status: 200}
+		end(p, b, 2, bad)
+		expect("below the limit", CircuitClosed, 2)
+		end(p, b, 1, bad)
+		expect("at the limit", CircuitOpen, 3)
+		end(p, b, 1, good) // a request from before
+		expect("after a late answer", CircuitOpen, 0)
+		time.Sleep(10 * time.Second)
+		expect("when the time is over", CircuitHalfOpen, 0)
+		end(p, b, 1, bad)
+		expect("after a failure on trial", CircuitOpen, 1)
+		time.Sleep(20 * time.Second)
+		end(p, b, 1, Outcome{Result: Canceled})
+		expect("after a request that was given up", CircuitHalfOpen, 0)
+		end(p, b, 1, good)
+		expect("after a success", CircuitClosed, 0)
+		end(p, b, 2, bad)
+		expect("below the limit again", CircuitClosed, 2)
+		if want := []string{"ejected open", "healthy half-open", "ejected open", "healthy half-open"}; !slices.Equal(news, want) {
+			t.Errorf("news %q, want %q", news, want)
+		}
+	})
+}
+
+func TestCircuitText(t *testing.T) {
+	for c := CircuitClosed; c <= CircuitOpen; c++ {
+		text, err := c.MarshalText()
+		var back Circuit
+		if err != nil || string(text) != c.String() || back.UnmarshalText(text) != nil || back != c {
+			t.Errorf("%v: %q, error %v, and back %v", c, text, err, back)
+		}
+	}
+	if _, err := Circuit(3).MarshalText(); err == nil || Circuit(3).String() != "Circuit(3)" || new(Circuit).UnmarshalText([]byte("ajar")) == nil {
+		t.Error("a circuit that is none was taken")
+	}
+}
+
 // Each ejection is longer than the one before, and ends by itself.
 func TestEjectionsGrow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -84,11 +137,13 @@ func TestEjectionsGrow(t *testing.T) {
 			OnStateChange: func(c StateChange) { news = append(news, fmt.Sprintf("%s %v→%v", c.Backend, c.From, c.To)) },
 		}, 2)
 		b := p.backends[0]
+		failures, why := 3, "3 failures in a row, the last: reset"
 		for _, want := range []time.Duration{10 * time.Second, 20 * time.Second, 25 * time.Second, 25 * time.Second} {
-			end(p, b, 3, bad)
-			if s := p.Status()[0]; s.State != Ejected || time.Until(s.EjectedUntil) != want || !strings.Contains(s.LastError, "3 failures in a row, the last: reset") {
+			end(p, b, failures, bad)
+			if s := p.Status()[0]; s.State != Ejected || time.Until(s.EjectedUntil) != want || !strings.Contains(s.LastError, why) {
 				t.Fatalf("status %+v, want ejected for %v", s, want)
 			}
+			failures, why = 1, "failed when it was tried again: reset"
 			for range 3 {
 				if got := pickID(t, p, PickInfo{}); got != "b1" {
 					t.Fatalf("picked %s", got)

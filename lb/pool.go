@@ -64,7 +64,9 @@ func NewPool(conf PoolConfig) (*Pool, error) {
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	if conf.Health != nil {
-		p.checks = p.newTransport()
+		if p.checks = p.newTransport(); conf.Health.Probe == ProbeGRPC {
+			p.checks = p.newGRPCTransport()
+		}
 		p.checks.DisableKeepAlives = true
 	}
 	p.mu.Lock()
@@ -396,7 +398,7 @@ func (p *Pool) changed(b *Backend, from State, err error) {
 		p.warmUp(b)
 	}
 	p.publish()
-	p.pending = append(p.pending, StateChange{Backend: b.id, From: from, To: to, Err: err, Time: b.since})
+	p.pending = append(p.pending, StateChange{Backend: b.id, From: from, To: to, Circuit: b.conduct.circuit(), Err: err, Time: b.since})
 }
 
 // notify tells of the changes that are queued. It holds no lock while it does,

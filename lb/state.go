@@ -63,6 +63,7 @@ func (s *State) UnmarshalText(text []byte) error {
 type StateChange struct {
 	Backend  string // its ID
 	From, To State
-	Err      error // why; nil for a change for the better, and for a drain
+	Circuit  Circuit // at the time; it opens with To Ejected
+	Err      error   // why; nil for a change for the better, and for a drain
 	Time     time.Time
 }
