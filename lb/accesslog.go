@@ -13,7 +13,8 @@ const maxLogField = 2048
 // AppendCombined appends a line in the combined format of Apache and NGINX, and
 // its end, to dst: the peer's address, the time, the request line, the status,
 // the bytes of the response's body, Referer and User-Agent. What could end a
-// field or a line is escaped as \xhh, and long fields are cut. Nothing may write
+// field or a line is escaped as \xhh, and long fields are cut. The format has no
+// place for more; LogAttrs has. Nothing may write
 // to the log by halves; so a line is best written at once, under a lock:
 //
 //	OnDone: func(e lb.Event) {
@@ -61,6 +62,12 @@ func (e Event) LogAttrs() []slog.Attr {
 	}
 	if v := r.UserAgent(); v != "" {
 		attrs = append(attrs, slog.String("user_agent", cut(v)))
+	}
+	if e.RequestID != "" {
+		attrs = append(attrs, slog.String("request_id", e.RequestID))
+	}
+	if e.Traceparent != "" {
+		attrs = append(attrs, slog.String("traceparent", e.Traceparent))
 	}
 	if e.Upgraded {
 		attrs = append(attrs, slog.Bool("upgraded", true))

@@ -34,6 +34,9 @@ type Event struct {
 	RequestBytes, ResponseBytes int64
 	// Upgraded says that the connection was upgraded.
 	Upgraded bool
+	// RequestID and Traceparent are what the backend was told, of
+	// ProxyConfig.RequestID and ProxyConfig.Trace. Empty means nothing.
+	RequestID, Traceparent string
 }
 
 // Error is a request that was not answered as it should. Its text may tell

@@ -96,6 +96,7 @@ func (x *exchange) prepare() *Error {
 	trusted := x.proxy.trusts(peer)
 	x.cleanHeader(trusted)
 	setForwarded(out.Header, in, peer)
+	x.identify(trusted)
 	if x.proxy.conf.Rewrite != nil {
 		pr := &httputil.ProxyRequest{In: in, Out: out}
 		x.proxy.conf.Rewrite(pr)

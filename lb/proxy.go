@@ -70,6 +70,15 @@ type ProxyConfig struct {
 	// MaxResponseBody is how many bytes a response's body may have; more gives 502,
 	// or, if the length is not known, aborts the response. 0 means no limit.
 	MaxResponseBody int64
+	// RequestID is the name of the field that carries a request's id to the
+	// backend, such as "X-Request-Id". The id of a trusted proxy is kept if it has
+	// up to 128 letters, digits and characters of -._~:/+=@; else one is made of 32
+	// hexadecimal digits. Event has it, too. Empty means that there is none, and
+	// that the client's fields pass.
+	RequestID string
+	// Trace sees to a valid traceparent. It is cloned. Nil means that the client's
+	// traceparent and tracestate pass as they are.
+	Trace *Trace
 	// Affinity keeps clients at the backend that they got first. It is cloned.
 	// Nil keeps nobody.
 	Affinity *Affinity
@@ -113,7 +122,7 @@ func (c *ProxyConfig) validate() error {
 	if c.Backoff > maxBackoff {
 		errs = append(errs, fmt.Errorf("lb: ProxyConfig.Backoff is %v, want %v at most", c.Backoff, maxBackoff))
 	}
-	errs = append(errs, c.RetryBudget.validate(), c.validateBodies())
+	errs = append(errs, c.RetryBudget.validate(), c.validateBodies(), c.validateIDs())
 	if c.Affinity != nil {
 		errs = append(errs, c.Affinity.validate())
 	}
@@ -172,6 +181,10 @@ func NewProxy(conf ProxyConfig) (*Proxy, error) {
 	}
 	if conf.Logger == nil {
 		conf.Logger = slog.Default()
+	}
+	conf.RequestID = http.CanonicalHeaderKey(conf.RequestID)
+	if conf.Trace != nil {
+		conf.Trace = new(*conf.Trace)
 	}
 	setDefault(&conf.Backoff, defaultBackoff)
 	p := &Proxy{conf: conf}
