@@ -72,6 +72,7 @@ type reply struct {
 type headNotes struct {
 	hasType, hasEncoding, hasDate bool
 	hasTrailers                   bool
+	noLength                      bool   // none is to be found out
 	coding                        string // the Transfer-Encoding
 	connection                    []string
 }

@@ -65,6 +65,9 @@ func (w *reply) beginHead() {
 			if name == "Date" {
 				notes.hasDate = true
 			}
+			if name == "Content-Length" {
+				notes.noLength = true
+			}
 			continue
 		}
 		switch name {
@@ -123,7 +126,7 @@ func (w *reply) endHead(first []byte) {
 	w.headDone = true
 	notes, isHead := &w.head, w.req.Method == http.MethodHead
 	allowed := bodyAllowed(w.status)
-	if w.done && !notes.hasTrailers && notes.coding == "" && allowed && w.length < 0 && (!isHead || len(first) > 0) {
+	if w.done && !notes.hasTrailers && !notes.noLength && notes.coding == "" && allowed && w.length < 0 && (!isHead || len(first) > 0) {
 		w.length = int64(len(first))
 	}
 	if w.length >= 0 && notes.coding != "" && notes.coding != "identity" {

@@ -122,6 +122,7 @@ func (b *serverBody) drain() bool {
 	if b.src.Unread() > drainBytes {
 		return false
 	}
+	b.closed.Store(true) // or the handler would take what it reads for the whole
 	c := b.conn
 	if due := time.Now().Add(drainFor); c.due.IsZero() || due.Before(c.due) {
 		defer func(due time.Time) { c.due = due }(c.due)

@@ -265,8 +265,10 @@ func parseRequestLine(req *http.Request, line string) error {
 		return malformed("the request line")
 	}
 	minor, ok := version(proto)
-	if !ok {
+	if _, _, isHTTP := http.ParseHTTPVersion(proto); !ok && isHTTP {
 		return ErrVersion
+	} else if !ok {
+		return malformed("the protocol")
 	}
 	req.Method, req.RequestURI, req.Proto, req.ProtoMinor = method, target, proto, minor
 	justAuthority := method == http.MethodConnect && target[0] != '/'

@@ -20,7 +20,7 @@ func (m malformed) Error() string { return "http1: malformed message: " + string
 
 func (m malformed) Is(target error) bool { return target == ErrMalformed }
 
-// ErrVersion is an ErrMalformed: the version is not one of HTTP/1.0 and HTTP/1.1.
+// ErrVersion is an ErrMalformed: the version is one of HTTP, and neither 1.0 nor 1.1.
 var ErrVersion error = malformed("the version")
 
 // ErrCoding is an ErrMalformed: there is a transfer coding other than chunked.
