@@ -25,7 +25,8 @@ type BackendConfig struct {
 	ID string `json:"id,omitempty"`
 	// URL is "http://host:port", "https://host:port", or "h2c://host:port" for
 	// HTTP/2 without TLS. A path other than "/", a query and user information are
-	// errors: requests keep their own path.
+	// errors: requests keep their own path. "tcp://host:port" and
+	// "udp://host:port" are for [TCPProxy] and [UDPProxy] only, and need a port.
 	URL string `json:"url"`
 	// Weight is the server's share of the requests, relative to the others'.
 	// 0 means 1; 1,000,000 at most.
@@ -75,8 +76,8 @@ func parseBackendURL(s string) (*url.URL, error) {
 		return bad("http://host:port or https://host:port")
 	case u.User != nil:
 		return nil, fmt.Errorf("URL is %q, want no user information", u.Redacted())
-	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != schemeH2C:
-		return bad("the scheme http or https, or h2c")
+	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != schemeH2C && !isLayer4(u):
+		return bad("the scheme http or https, or h2c, tcp or udp")
 	case u.Opaque != "" || u.Hostname() == "":
 		return bad("a host, as in http://host:port")
 	case u.Path != "" && u.Path != "/":
@@ -85,6 +86,8 @@ func parseBackendURL(s string) (*url.URL, error) {
 		return bad("no query")
 	case u.Fragment != "" || strings.HasSuffix(s, "#"):
 		return bad("no fragment")
+	case isLayer4(u) && u.Port() == "":
+		return bad("a port, as in tcp://host:port")
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {

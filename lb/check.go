@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 )
 
@@ -14,10 +13,12 @@ import (
 type Probe int
 
 const (
-	// ProbeHTTP is a GET request, which must be answered as is expected.
+	// ProbeHTTP is a GET request, which must be answered as is expected. For
+	// tcp:// backends it is ProbeTCP.
 	ProbeHTTP Probe = iota
 	// ProbeTCP is a connection, and a TLS handshake if the backend is https.
-	// Nothing is sent over it.
+	// Nothing is sent over it. For udp:// backends, either is an empty datagram,
+	// and what is bad is only that it is refused.
 	ProbeTCP
 	// ProbeGRPC is a call of grpc.health.v1.Health/Check over HTTP/2, without TLS
 	// if the backend is not https, which must be answered with SERVING.
@@ -36,7 +37,9 @@ func (p *Pool) check(ctx context.Context, b *Backend) error {
 	switch {
 	case h.Func != nil:
 		err = h.Func(ctx, b)
-	case h.Probe == ProbeTCP:
+	case b.url.Scheme == schemeUDP:
+		err = p.checkUDP(ctx, b)
+	case h.Probe == ProbeTCP || b.url.Scheme == schemeTCP:
 		err = p.checkTCP(ctx, b)
 	case h.Probe == ProbeGRPC:
 		err = p.checkGRPC(ctx, b)
@@ -50,15 +53,7 @@ func (p *Pool) check(ctx context.Context, b *Backend) error {
 }
 
 func (p *Pool) checkTCP(ctx context.Context, b *Backend) error {
-	addr := b.url.Host
-	if b.url.Port() == "" {
-		service := b.url.Scheme
-		if service == schemeH2C {
-			service = "http"
-		}
-		addr = net.JoinHostPort(b.url.Hostname(), service)
-	}
-	conn, err := p.dial(ctx, "tcp", addr)
+	conn, err := p.dial(ctx, "tcp", dialAddr(b.url))
 	if err != nil {
 		return err
 	}

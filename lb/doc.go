@@ -30,6 +30,10 @@
 //   - [DNS], [SRV], [File] and [ResolverFunc] find the servers.
 //   - [Proxy] forwards HTTP requests to a Pool. It runs under any http.Server,
 //     behind any middleware.
+//   - [TCPProxy] forwards connections of any protocol to a Pool, TLS unopened by
+//     the name that a client asks for ([TCPRoute]); [UDPProxy], datagrams.
+//   - [ProxyProtocolListener] is for a server of any kind behind another proxy: its
+//     connections have the clients' addresses.
 //   - [Strategy] is the way to choose; see below. The default is [LeastRequest].
 //     Others can write their own.
 //   - [Affinity] keeps a client at one server; [RetryBudget] bounds what retries
@@ -109,6 +113,10 @@
 // backend closes at the moment at which a request with a body is sent costs that
 // request a 502, since it may have been taken; keep PoolConfig.IdleTimeout below
 // the backends' own.
+//
+// TCPProxy opens no TLS to its backends, and its checks send no PROXY protocol
+// header: a backend that wants one sees connections without. Of a ClientHello with
+// an encrypted one in it, the outer name counts. UDPProxy speaks no PROXY protocol.
 //
 // All types are safe for concurrent use unless they say otherwise.
 package lb

@@ -24,6 +24,9 @@ func (p *Pool) newBackendTransport(u *url.URL) transport {
 	if u.Scheme == schemeH2C {
 		return p.newH2CTransport()
 	}
+	if isLayer4(u) {
+		return noTransport{u.Scheme}
+	}
 	if u.Scheme == "https" && p.speaksHTTP2() {
 		return p.newTransport()
 	}
