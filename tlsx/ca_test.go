@@ -226,12 +226,17 @@ func TestLeafRenewsAtHalfLife(t *testing.T) {
 		if d := time.Until(first.NotAfter); d != 24*time.Hour {
 			t.Errorf("valid for %v, want 24h", d)
 		}
-		time.Sleep(12*time.Hour - time.Second)
+		var told []CertEvent
+		newTerminator(t, Config{Certs: []CertSource{s}, OnCert: func(e CertEvent) { told = append(told, e) }})
+		time.Sleep(12*time.Hour*4/5 - time.Second)
 		if s.Certificates()[0] != first {
-			t.Error("renewed before half its life")
+			t.Error("renewed long before half its life")
 		}
-		time.Sleep(time.Second)
+		time.Sleep(12*time.Hour/5 + time.Second)
 		second := s.Certificates()[0]
+		if len(told) != 1 || told[0] != (CertEvent{Kind: CertRenewed, Name: "a", NotAfter: second.NotAfter}) {
+			t.Errorf("told %+v", told)
+		}
 		if second == first || !second.NotAfter.After(first.NotAfter) || slices.Equal(second.RawSubjectPublicKeyInfo, first.RawSubjectPublicKeyInfo) {
 			t.Error("not renewed with a new key at half its life")
 		}
@@ -245,6 +250,23 @@ func TestLeafRenewsAtHalfLife(t *testing.T) {
 			})
 		}
 		wg.Wait()
+	})
+}
+
+// TestLeavesRenewApart has those that were issued at once renew one by one.
+func TestLeavesRenewApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := openCA(t, t.TempDir())
+		times := make(map[time.Duration]bool)
+		for range 20 {
+			at := time.Until(mustLeaf(t, ca, LeafConfig{ID: "a"}).current.Load().renew)
+			if times[at] = true; at < 12*time.Hour*4/5 || at > 12*time.Hour {
+				t.Errorf("renewed after %v of 24h", at)
+			}
+		}
+		if len(times) < 15 {
+			t.Errorf("%d times for 20 leaves", len(times))
+		}
 	})
 }
 

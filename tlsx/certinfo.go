@@ -14,6 +14,10 @@ type CertInfo struct {
 	Issuer    string
 	NotBefore time.Time
 	NotAfter  time.Time
+	// Renew is when it will be renewed, and WindowStart and WindowEnd the time
+	// that its authority suggests for that (RFC 9773). They are zero where that
+	// is not known.
+	Renew, WindowStart, WindowEnd time.Time
 }
 
 // Certificates describes what the sources serve now, for those of them that can
@@ -30,7 +34,13 @@ func (t *Terminator) Certificates() []CertInfo {
 			for _, ip := range c.IPAddresses {
 				names = append(names, ip.String())
 			}
-			out = append(out, CertInfo{names, c.Issuer.String(), c.NotBefore, c.NotAfter})
+			info := CertInfo{Names: names, Issuer: c.Issuer.String(), NotBefore: c.NotBefore, NotAfter: c.NotAfter}
+			if r, ok := s.(interface {
+				Renewal(*x509.Certificate) (at, start, end time.Time)
+			}); ok {
+				info.Renew, info.WindowStart, info.WindowEnd = r.Renewal(c)
+			}
+			out = append(out, info)
 		}
 	}
 	slices.SortFunc(out, func(a, b CertInfo) int {

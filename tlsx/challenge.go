@@ -5,7 +5,9 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
+	"net/netip"
 	"slices"
+	"strings"
 )
 
 // acmeALPN is the protocol of TLS-ALPN-01 challenges, RFC 8737.
@@ -62,4 +64,36 @@ func isChallenge(cert *tls.Certificate) bool {
 	return slices.ContainsFunc(leaf.UnhandledCriticalExtensions, func(id asn1.ObjectIdentifier) bool {
 		return id.Equal(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 31})
 	})
+}
+
+// challengeSubject is whom the name in a validator's hello stands for: for an IP
+// address that is its name in the reverse zones of the DNS (RFC 8738, section
+// 6), as a server name cannot be an address.
+func challengeSubject(name string) string {
+	if bare, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
+		parts := strings.Split(bare, ".")
+		slices.Reverse(parts)
+		if ip, err := netip.ParseAddr(strings.Join(parts, ".")); err == nil && ip.Is4() {
+			return ip.String()
+		}
+		return name
+	}
+	bare, ok := strings.CutSuffix(name, ".ip6.arpa")
+	if !ok || len(bare) != 63 {
+		return name
+	}
+	var b strings.Builder
+	for i := len(bare) - 1; i >= 0; i -= 2 {
+		if i < len(bare)-1 && bare[i+1] != '.' {
+			return name
+		}
+		b.WriteByte(bare[i])
+		if b.Len()%5 == 4 && i > 0 {
+			b.WriteByte(':')
+		}
+	}
+	if ip, err := netip.ParseAddr(b.String()); err == nil {
+		return ip.String()
+	}
+	return name
 }

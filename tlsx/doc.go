@@ -20,7 +20,9 @@
 //     in the Client-Cert header of RFC 9440. [IdentityFrom] reads it.
 //   - [RedirectHTTPS] and [HSTS] lead browsers from HTTP to HTTPS.
 //   - tlsx/acme, a package of its own, is a CertSource that gets certificates
-//     from a public authority.
+//     from a public authority, and keeps them renewed.
+//   - [CertEvent] is what happens to certificates: Config.OnCert hears of it from
+//     every source, and [Terminator.Certificates] lists what is served.
 //
 // The smallest server reads a certificate from files and follows them:
 //

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -108,7 +109,7 @@ func newStack(t *testing.T, forward Forward, h2Behind bool) *stack {
 }
 
 func serve(t *testing.T, ln net.Listener, h http.Handler) {
-	srv := &http.Server{Handler: h}
+	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)}
 	go srv.Serve(ln)
 	t.Cleanup(func() { srv.Close() })
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -41,13 +42,15 @@ type LeafConfig struct {
 // LeafSource is a certificate of a [CA] that renews itself: it is a
 // [CertSource], for servers and for clients. Its keys exist in memory only.
 // Create it with [CA.Leaf]. It is safe for concurrent use, and needs no Close:
-// renewal happens in the first use after half the lifetime.
+// renewal happens in the first use after half the lifetime, or up to a tenth of
+// it before, so that the leaves of a cluster are not all renewed at once.
 type LeafSource struct {
 	ca       *CA
 	template x509.Certificate
 	lifetime time.Duration
 	current  atomic.Pointer[issuedLeaf]
 	mu       sync.Mutex // held by the one who renews
+	listeners
 }
 
 // issuedLeaf is one certificate of a LeafSource. Only retry changes.
@@ -207,9 +210,14 @@ func (s *LeafSource) renew(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	s.current.Store(&issuedLeaf{cert: cert, renew: now.Add(cert.Leaf.NotAfter.Sub(now) / 2)})
+	half := cert.Leaf.NotAfter.Sub(now) / 2
+	s.current.Store(&issuedLeaf{cert: cert, renew: now.Add(half - time.Duration(mathrand.Float64()*float64(half)/5))})
 	return nil
 }
+
+// Notify has a function called for each renewal, and each that failed. It must
+// not block.
+func (s *LeafSource) Notify(f func(CertEvent)) { s.add(f) }
 
 // load returns the certificate of this moment. While one caller renews, the
 // others go on with the old one, unless that has expired: then they wait.
@@ -233,6 +241,9 @@ func (s *LeafSource) load() *tls.Certificate {
 	if err := s.renew(now); err != nil {
 		cur.retry.Store(now.Add(renewRetry).UnixNano())
 		s.ca.logger.Warn("tlsx: internal CA: certificate not renewed, the old one stays", "subject", s.template.Subject, "expires", cur.cert.Leaf.NotAfter, "err", err)
+		s.tell(CertEvent{Kind: CertFailed, Name: s.template.Subject.CommonName, NotAfter: cur.cert.Leaf.NotAfter, Err: err})
+	} else {
+		s.tell(CertEvent{Kind: CertRenewed, Name: s.template.Subject.CommonName, NotAfter: s.current.Load().cert.Leaf.NotAfter})
 	}
 	return s.current.Load().cert
 }

@@ -27,7 +27,10 @@ func (f CertFunc) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 // FileSource is a certificate and key in PEM files, watched for changes: a new
 // version is served within 250 ms of its rename. Create it with [Files]. It is
 // safe for concurrent use, and needs no Close.
-type FileSource struct{ w *watched[tls.Certificate] }
+type FileSource struct {
+	w *watched[tls.Certificate]
+	listeners
+}
 
 // Files loads a certificate chain and its key. Files that are missing, do not
 // match or have expired are an error now; later, the last good pair stays. A
@@ -37,8 +40,20 @@ func Files(certFile, keyFile string, logger *slog.Logger) (*FileSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &FileSource{w}, nil
+	f := &FileSource{w: w}
+	w.changed = func(cert *tls.Certificate, err error) {
+		e := CertEvent{Kind: CertRenewed, Name: certFile, NotAfter: cert.Leaf.NotAfter, Err: err}
+		if err != nil {
+			e.Kind = CertFailed
+		}
+		f.tell(e)
+	}
+	return f, nil
 }
+
+// Notify has a function called when the files have changed: for a pair that
+// replaces the one before, and for one that cannot be used. It must not block.
+func (f *FileSource) Notify(fn func(CertEvent)) { f.add(fn) }
 
 func parsePair(contents [][]byte) (*tls.Certificate, error) {
 	cert, err := tls.X509KeyPair(contents[0], contents[1])

@@ -53,6 +53,13 @@ func TestFilesFollowChanges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		var told []CertEventKind
+		newTerminator(t, Config{Certs: []CertSource{s}, OnCert: func(e CertEvent) {
+			if e.Name != certFile || (e.Err != nil) != (e.Kind == CertFailed) {
+				t.Errorf("event %+v", e)
+			}
+			told = append(told, e.Kind)
+		}})
 		check := func(when, want string, logged int) {
 			t.Helper()
 			for range 3 {
@@ -60,6 +67,9 @@ func TestFilesFollowChanges(t *testing.T) {
 				if got := s.Certificates()[0].Subject.CommonName; got != want {
 					t.Errorf("%s: %q is served, want %q", when, got, want)
 				}
+			}
+			if len(told) != logged {
+				t.Errorf("%s: told %v", when, told)
 			}
 			if n := lines(&log); n != logged {
 				t.Errorf("%s: %d log lines, want %d:\n%s", when, n, logged, &log)
@@ -82,6 +92,9 @@ func TestFilesFollowChanges(t *testing.T) {
 		replace(t, certFile, one.cert)
 		replace(t, keyFile, one.key)
 		check("good again", "one", 7)
+		if told[0] != CertFailed || told[1] != CertRenewed || told[6] != CertRenewed {
+			t.Errorf("told %v", told)
+		}
 		for name, want := range map[string]bool{"a.test": true, "b.test": false, "": true} {
 			if cert, err := s.Certificate(&tls.ClientHelloInfo{ServerName: name}); err != nil || (cert != nil) != want {
 				t.Errorf("Certificate(%q) = %v, %v", name, cert != nil, err)

@@ -35,6 +35,10 @@ type Config struct {
 	// crypto/tls refuses by itself, such as a client certificate of another
 	// authority, is not among them.
 	OnReject func(name string, remote net.Addr, err error)
+	// OnCert, if not nil, is called when something happens to a certificate of a
+	// source that tells: those of this package do, and that of tlsx/acme. It must
+	// not block, and goes on for as long as the source exists.
+	OnCert func(CertEvent)
 	// Logger gets changes of state. Nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -129,6 +133,11 @@ func New(c Config) (*Terminator, error) {
 		}
 		t.policies = append(t.policies, s)
 	}
+	for _, s := range c.Certs {
+		if n, ok := s.(notifier); ok && c.OnCert != nil {
+			n.Notify(c.OnCert)
+		}
+	}
 	return t, nil
 }
 
@@ -160,14 +169,19 @@ func emptyConfig() *tls.Config {
 
 func (t *Terminator) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	name := helloName(hello)
-	i := t.table.find(name)
+	challenge := slices.Equal(hello.SupportedProtos, []string{acmeALPN})
+	subject := name
+	if challenge {
+		subject = challengeSubject(name)
+	}
+	i := t.table.find(subject)
 	if name == "" || i < 0 {
 		t.reject(name, hello, ErrUnknownName)
 		return emptyConfig(), nil
 	}
 	asked := *hello
 	asked.ServerName = name
-	if slices.Equal(hello.SupportedProtos, []string{acmeALPN}) {
+	if challenge {
 		return t.challengeFor(&asked), nil
 	}
 	p := t.policies[i]

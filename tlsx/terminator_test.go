@@ -183,6 +183,23 @@ func TestChallengeIsNoWayIn(t *testing.T) {
 	wantAlert(t, r.clientErr, alertUnrecognizedName)
 }
 
+func TestChallengeSubject(t *testing.T) {
+	for name, want := range map[string]string{
+		"33.2.0.192.in-addr.arpa": "192.0.2.33",
+		"b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa": "2001:db8::567:89ab",
+		"a.test":                 "a.test",
+		"2.0.192.in-addr.arpa":   "2.0.192.in-addr.arpa",
+		"x.2.0.192.in-addr.arpa": "x.2.0.192.in-addr.arpa",
+		"1.ip6.arpa":             "1.ip6.arpa",
+		"b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.x.ip6.arpa":  "b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.x.ip6.arpa",
+		"ba.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.1.ip6.arpa": "ba.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.1.ip6.arpa",
+	} {
+		if got := challengeSubject(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestHTTP2AndHTTP1(t *testing.T) {
 	ca := testcert.NewCA(t)
 	term := newTerminator(t, Config{Certs: []CertSource{static(ca.Issue(testcert.Leaf{Names: []string{"a.test"}}))}})
@@ -235,6 +252,16 @@ func TestRequireSNIMatch(t *testing.T) {
 	h.ServeHTTP(w, httptest.NewRequest("GET", "http://anything/", nil))
 	if w.Code != 200 {
 		t.Errorf("without TLS: %d", w.Code)
+	}
+}
+
+func TestCertEventKind(t *testing.T) {
+	for kind, want := range map[CertEventKind]string{
+		CertIssued: "issued", CertRenewed: "renewed", CertFailed: "failed", CertExpiring: "expiring", CertRevoked: "revoked", 99: "CertEventKind(99)",
+	} {
+		if kind.String() != want {
+			t.Errorf("%d: %q, want %q", kind, kind, want)
+		}
 	}
 }
 

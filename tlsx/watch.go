@@ -21,6 +21,7 @@ type watched[T any] struct {
 	files   []string
 	parse   func(contents [][]byte) (*T, error)
 	logger  *slog.Logger
+	changed func(v *T, err error) // called with mu held; nil is not
 	current atomic.Pointer[T]
 	checked atomic.Int64 // time of the last look, in Unix nanoseconds
 
@@ -84,6 +85,7 @@ func (w *watched[T]) load() *T {
 		if v, err = w.parse(contents); err == nil {
 			w.current.Store(v)
 			w.logger.Info("tlsx: files loaded again", "files", w.files)
+			w.tell(v, nil)
 			return v
 		}
 	} else if w.unreadable {
@@ -92,5 +94,12 @@ func (w *watched[T]) load() *T {
 		w.unreadable = true
 	}
 	w.logger.Warn("tlsx: files cannot be used, the last good ones stay", "files", w.files, "err", err)
+	w.tell(w.current.Load(), err)
 	return w.current.Load()
+}
+
+func (w *watched[T]) tell(v *T, err error) {
+	if w.changed != nil {
+		w.changed(v, err)
+	}
 }
