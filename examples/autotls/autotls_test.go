@@ -21,11 +21,8 @@ import (
 	"github.com/palisade-go/palisade/internal/testcert"
 )
 
-// certmagic's storage looks every five seconds whether a lock is still held, and
-// its rate limit for an authority lives as long as the process.
-func TestMain(m *testing.M) {
-	leaktest.Main(m, "certmagic.keepLockfileFresh", "certmagic.(*RingBufferRateLimiter)")
-}
+// certmagic's storage looks every five seconds whether a lock is still held.
+func TestMain(m *testing.M) { leaktest.Main(m, "certmagic.keepLockfileFresh") }
 
 // lockedBuffer is written by the program and read by the test.
 type lockedBuffer struct {

@@ -40,6 +40,9 @@ type Config struct {
 	// Accounts are the external accounts, key IDs with MAC keys in base64url, of
 	// which a client must show one. Nil asks for none.
 	Accounts map[string]string
+	// CAAIdentities are the names by which CAA records know the server. Nil
+	// leaves them to it.
+	CAAIdentities []string
 }
 
 // Server is a running Pebble. It ends with the test.
@@ -50,6 +53,7 @@ type Server struct {
 	CA        *x509.CertPool // the same
 	manage    string
 	manageDNS string
+	dns       string
 	client    *http.Client
 	process   *os.Process
 }
@@ -83,7 +87,7 @@ func Start(tb testing.TB, c Config) *Server {
 	}
 	acme, dns := local(ports[0]), local(ports[2])
 	s.Directory, s.manage = "https://"+acme+"/dir", "https://"+local(ports[1])
-	s.manageDNS = "http://" + local(ports[3])
+	s.manageDNS, s.dns = "http://"+local(ports[3]), dns
 	settings := map[string]any{
 		"listenAddress":           acme,
 		"managementListenAddress": local(ports[1]),
@@ -98,6 +102,9 @@ func Start(tb testing.TB, c Config) *Server {
 	}
 	if s.Accounts != nil {
 		settings["externalAccountBindingRequired"], settings["externalAccountMACKeys"] = true, s.Accounts
+	}
+	if s.CAAIdentities != nil {
+		settings["caaIdentities"] = s.CAAIdentities
 	}
 	conf, err := json.Marshal(map[string]any{"pebble": settings})
 	if err != nil {
@@ -130,6 +137,23 @@ func (s *Server) Roots(tb testing.TB) *x509.CertPool {
 	}
 	return pool
 }
+
+// Revoked says whether Pebble has revoked a certificate that it issued.
+func (s *Server) Revoked(tb testing.TB, cert *x509.Certificate) bool {
+	tb.Helper()
+	data, err := s.get(s.manage + "/cert-status-by-serial/" + cert.SerialNumber.Text(16))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var answer struct{ Status string }
+	if err := json.Unmarshal(data, &answer); err != nil {
+		tb.Fatal(err)
+	}
+	return answer.Status == "Revoked"
+}
+
+// DNS is the address of the DNS server.
+func (s *Server) DNS() string { return s.dns }
 
 func (s *Server) get(url string) ([]byte, error) {
 	res, err := s.client.Get(url)

@@ -1,10 +1,12 @@
 package acme
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -16,9 +18,11 @@ import (
 
 // Config says what a [Source] gets and from whom. It is checked by [New].
 type Config struct {
-	// Names are the DNS names to get certificates for, one each. Empty is an
-	// error unless there is OnDemand; so are IP addresses, and wildcards such as
-	// "*.example.com" unless there is DNS.
+	// Names are the DNS names and IP addresses (RFC 8738) to get certificates
+	// for, one each. Empty is an error unless there is OnDemand; so are wildcards
+	// such as "*.example.com" unless there is DNS or PersistentDNS, and addresses
+	// if there is. Let's Encrypt certifies addresses under the profile
+	// "shortlived".
 	Names []string
 	// Storage keeps certificates, keys and the account. Nil is an error. It is
 	// the caller's, and is not closed.
@@ -39,9 +43,20 @@ type Config struct {
 	// Fallbacks are asked in this order for a certificate that the authority
 	// above does not issue. Nil means none.
 	Fallbacks []Authority
+	// Staging has a name that has no certificate yet tried there first, and
+	// ordered in earnest only once that has succeeded, so that mistakes do not
+	// count where failures are limited; LetsEncryptStaging is the one for Let's
+	// Encrypt. Nil goes straight ahead.
+	Staging *Authority
+	// OrdersPerMinute bounds the orders at each authority, after ten at once.
+	// Zero means 60.
+	OrdersPerMinute int
 	// DNS proves the names by DNS-01 (RFC 8555, section 8.4), and then no other
 	// challenge is used. Nil does not.
 	DNS *DNS
+	// PersistentDNS proves the names by DNS-PERSIST-01, and then no other
+	// challenge is used. Nil does not; with DNS it is an error.
+	PersistentDNS *PersistentDNS
 	// OnDemand also gets certificates for names that first turn up in a
 	// handshake. Nil does not.
 	OnDemand *OnDemand
@@ -54,8 +69,9 @@ type Config struct {
 	// DisableHTTPChallenge and DisableTLSALPNChallenge leave one out, for when
 	// the authority cannot reach its port. False uses both.
 	DisableHTTPChallenge, DisableTLSALPNChallenge bool
-	// OnEvent, if not nil, is called for each certificate obtained or renewed
-	// and each attempt that failed. It must not block or call Close.
+	// OnEvent, if not nil, is called for each certificate obtained, renewed or
+	// revoked, each attempt that failed and each certificate that is about to
+	// expire. It must not block or call Close. tlsx.Config.OnCert hears the same.
 	OnEvent func(Event)
 	// Logger gets changes of state. Nil means slog.Default().
 	Logger *slog.Logger
@@ -82,6 +98,10 @@ type ExternalAccount struct {
 	// MACKey is its key, in base64url. Empty is an error.
 	MACKey string
 }
+
+// LetsEncryptStaging is the directory of Let's Encrypt's authority for tries,
+// whose certificates nobody trusts.
+const LetsEncryptStaging = certmagic.LetsEncryptStagingCA
 
 // DNS says how to prove names by DNS records.
 type DNS struct {
@@ -121,14 +141,12 @@ func (c *Config) normalise() error {
 		errs = append(errs, errors.New("acme: Config.Names is empty, want DNS names"))
 	}
 	names := make([]string, 0, len(c.Names))
+	byDNS := c.DNS != nil || c.PersistentDNS != nil
 	for _, name := range c.Names {
-		parent, wild := strings.CutPrefix(name, "*.")
-		normal, ok := dnsName(parent)
-		if wild {
-			normal = "*." + normal
-		}
-		if !ok || wild && c.DNS == nil {
-			errs = append(errs, fmt.Errorf("acme: Config.Names has %q, want a DNS name", name))
+		normal, ok := certName(name)
+		_, err := netip.ParseAddr(normal)
+		if wild := strings.HasPrefix(normal, "*."); !ok || wild && !byDNS || err == nil && byDNS {
+			errs = append(errs, fmt.Errorf("acme: Config.Names has %q, want a DNS name or an IP address, a wildcard with DNS only and an address without", name))
 		}
 		names = append(names, normal)
 	}
@@ -144,8 +162,16 @@ func (c *Config) normalise() error {
 	for _, a := range c.authorities() {
 		errs = append(errs, a.validate())
 	}
-	if c.DNS != nil && c.DNS.Provider == nil {
-		errs = append(errs, errors.New("acme: DNS.Provider is nil, want one"))
+	if c.Staging != nil {
+		c.Staging = new(*c.Staging)
+		errs = append(errs, c.Staging.validate())
+	}
+	errs = append(errs, c.normaliseDNS())
+	if c.OrdersPerMinute < 0 {
+		errs = append(errs, fmt.Errorf("acme: Config.OrdersPerMinute is %d, want a positive number", c.OrdersPerMinute))
+	}
+	if c.OrdersPerMinute == 0 {
+		c.OrdersPerMinute = 60
 	}
 	if c.OnDemand != nil {
 		errs = append(errs, c.OnDemand.validate())
@@ -156,7 +182,8 @@ func (c *Config) normalise() error {
 			break
 		}
 	}
-	if c.DNS == nil && c.DisableHTTPChallenge && c.DisableTLSALPNChallenge {
+	c.HTTPPort, c.TLSALPNPort = cmp.Or(c.HTTPPort, 80), cmp.Or(c.TLSALPNPort, 443)
+	if !byDNS && c.DisableHTTPChallenge && c.DisableTLSALPNChallenge {
 		errs = append(errs, errors.New("acme: Config disables both challenges, want at least one"))
 	}
 	if c.Logger == nil {
@@ -165,10 +192,55 @@ func (c *Config) normalise() error {
 	return errors.Join(errs...)
 }
 
-// dnsName returns the normal form of a name: lower case, no trailing dot.
-func dnsName(s string) (string, bool) {
+// normaliseDNS checks the ways to prove names by the DNS, and copies them.
+func (c *Config) normaliseDNS() error {
+	var errs []error
+	if c.DNS != nil {
+		c.DNS = new(*c.DNS)
+		c.DNS.Resolvers = slices.Clone(c.DNS.Resolvers)
+		if c.DNS.Provider == nil {
+			errs = append(errs, errors.New("acme: DNS.Provider is nil, want one"))
+		}
+	}
+	if c.PersistentDNS != nil {
+		c.PersistentDNS = new(*c.PersistentDNS)
+		if c.DNS != nil {
+			errs = append(errs, errors.New("acme: Config has both DNS and PersistentDNS, want one of them"))
+		}
+		if server := c.PersistentDNS.Resolver; server != "" {
+			if _, _, err := net.SplitHostPort(server); err != nil {
+				errs = append(errs, fmt.Errorf("acme: PersistentDNS.Resolver is %q, want host:port", server))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// certName is normalName for what a certificate can be for: "*." may come before
+// a name.
+func certName(s string) (string, bool) {
+	parent, wild := strings.CutPrefix(s, "*.")
+	normal, ok := normalName(parent)
+	if !wild {
+		return normal, ok
+	}
+	if _, err := netip.ParseAddr(normal); err == nil || !ok {
+		return "", false
+	}
+	return "*." + normal, true
+}
+
+// normalName returns the normal form of a name, lower case without a trailing
+// dot, or of an IP address.
+func normalName(s string) (string, bool) {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		if ip.Zone() != "" {
+			return "", false
+		}
+		return ip.Unmap().String(), true
+	}
 	s = strings.ToLower(strings.TrimSuffix(s, "."))
-	if _, err := netip.ParseAddr(s); err == nil || len(s) > 253 {
+	if len(s) > 253 {
 		return "", false
 	}
 	for label := range strings.SplitSeq(s, ".") {
@@ -177,37 +249,4 @@ func dnsName(s string) (string, bool) {
 		}
 	}
 	return s, true
-}
-
-// EventKind is what happened to a certificate.
-type EventKind uint8
-
-const (
-	// Obtained: there was no certificate before.
-	Obtained EventKind = iota + 1
-	// Renewed: it replaces one that would have expired.
-	Renewed
-	// Failed: an attempt did not succeed. There will be another.
-	Failed
-)
-
-// String returns "obtained", "renewed" or "failed".
-func (k EventKind) String() string {
-	switch k {
-	case Obtained:
-		return "obtained"
-	case Renewed:
-		return "renewed"
-	case Failed:
-		return "failed"
-	}
-	return fmt.Sprintf("EventKind(%d)", uint8(k))
-}
-
-// Event is something that happened to the certificate of a name.
-type Event struct {
-	Kind EventKind
-	Name string
-	// Err is why, if Kind is Failed.
-	Err error
 }

@@ -1,7 +1,8 @@
 // Package acme gets certificates from a public authority by ACME (RFC 8555) and
-// keeps them renewed: a [Source] is a tlsx.CertSource. It is a layer over
-// certmagic, with none of that package's global defaults and with certificates
-// for the configured names only.
+// keeps them renewed: a [Source] is a tlsx.CertSource. It speaks the protocol
+// through acmez, and keeps its certificates, accounts and locks in a
+// certmagic.Storage where certmagic has them, with none of that package's global
+// state and with certificates for the configured names only.
 //
 // The authority asks whether the names are yours, and the answers travel
 // through servers that exist anyway:
@@ -11,15 +12,37 @@
 //     sources answers.
 //
 // Either is enough. With [DNS] the answer is a DNS record instead, which needs no
-// server and is the one way to certificates for wildcards.
+// server and is the one way to certificates for wildcards. [PersistentDNS] needs
+// a record that somebody sets once, and no access to the zone.
 //
-// [OnDemand] gets certificates for names that first turn up in a handshake, for
-// those whom a function of yours lets in and within limits. [Config] also has
-// external accounts, profiles and authorities to fall back to.
+// # Which option when
 //
-// Several processes that share a Storage share certificates,
-// issue each once, and answer for one another; [SharedStorage] keeps what else a
-// cluster shares in the same place.
+//   - [OnDemand] gets certificates for names that first turn up in a handshake,
+//     for those whom a function of yours lets in and within limits.
+//   - Config.Staging tries a new name where failures do not count.
+//   - Config.Fallbacks are authorities to go to when the first does not issue.
+//   - Config.Profile chooses what the authority offers, such as certificates for
+//     six days; a name can be an IP address (RFC 8738).
+//   - [Source.CheckCAA] says whether the DNS permits the authority, and which
+//     record to set so that nobody else's account there gets certificates.
+//   - [Source.Revoke] replaces a certificate and has the old one revoked.
+//
+// # Renewal
+//
+// A certificate is renewed within the window that its authority suggests (RFC
+// 9773); without one at two thirds of its life, or half if that is shorter than
+// ten days. Whatever the authority says, a quarter of the life is left for things
+// to go wrong. A failure is followed by the next attempt after a time that
+// doubles but is never more than a twentieth of what is left, so that even
+// certificates of a minute outlast a storage or an authority that is away for 20
+// seconds. What an authority refuses, as opposed to what does not reach it, is
+// repeated slowly, and its Retry-After is heeded.
+//
+// Several processes that share a Storage share certificates, order each once,
+// and answer for one another; [SharedStorage] keeps what else a cluster shares in
+// the same place. A certificate that the storage does not take is served all the
+// same, and stored later. An expired one is never served: if another process has
+// renewed it, that one is.
 //
 //	source, err := acme.New(acme.Config{
 //		Names:   []string{"www.example.com"},
@@ -37,11 +60,8 @@
 //
 // # Limits
 //
-// There are no certificates for IP addresses. Configuring a Source means agreeing
-// to the terms of the authority. After a failure certmagic waits for a minute or
-// longer, which certificates that live for few minutes do not survive.
-//
-// Two things of certmagic outlast Close: its idle connection to the authority,
-// until that ends it, and one goroutine for each pair of authority and account
-// in the process, which limits the rate of orders.
+// Configuring a Source means agreeing to the terms of the authority. Every name
+// has a certificate of its own. OCSP responses are not stapled: the authorities
+// that still have them are few. While the storage is away, or read-only, there
+// are no orders, as processes could not agree on who makes them.
 package acme

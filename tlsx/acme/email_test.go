@@ -23,7 +23,7 @@ func TestNoEmailIsNone(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			storage := &certmagic.FileStorage{Path: t.TempDir()}
 			s, _ := newSource(t, p, Config{Names: []string{c.name}, Storage: storage, Email: c.email, DisableTLSALPNChallenge: true})
-			users := path.Join("acme", certmagic.StorageKeys.Safe(s.issuer.IssuerKey()), "users")
+			users := path.Join("acme", certmagic.StorageKeys.Safe(s.authorities[0].key), "users")
 			if c.begun != "" {
 				if err := storage.Store(t.Context(), path.Join(users, c.begun, "begun"), nil); err != nil {
 					t.Fatal(err)

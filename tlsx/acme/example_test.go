@@ -17,9 +17,9 @@ import (
 	"github.com/palisade-go/palisade/tlsx/acme"
 )
 
-// A Source beside the rest of a server. The authority here does not exist, so
-// that there is no certificate yet.
-func ExampleSource() {
+// Automatic HTTPS: a Source beside the rest of a server. The authority here does
+// not exist, so that there is no certificate yet.
+func Example_automaticHTTPS() {
 	dir, err := os.MkdirTemp("", "acme-example-")
 	if err != nil {
 		log.Fatal(err)
@@ -58,11 +58,42 @@ func ExampleSource() {
 	// false <nil>
 }
 
+// What a Source holds can be shown, with the time of its renewal.
+func ExampleSource() {
+	dir, err := os.MkdirTemp("", "acme-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	source, err := acme.New(acme.Config{
+		Names:    []string{"www.example.com", "192.0.2.1"},
+		Profile:  "shortlived", // six days, which Let's Encrypt wants for addresses
+		Storage:  &certmagic.FileStorage{Path: dir},
+		Staging:  &acme.Authority{Directory: acme.LetsEncryptStaging},
+		HTTPPort: 8080, // where port 80 is forwarded to
+		OnEvent: func(e acme.Event) {
+			if e.Kind == acme.Expiring {
+				log.Print("wake somebody: ", e.Name, e.Err)
+			}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, cert := range source.Certificates() {
+		at, _, _ := source.Renewal(cert)
+		fmt.Println(cert.DNSNames, "expires", cert.NotAfter, "renewed", at)
+	}
+	fmt.Println(source.Close(), errors.Is(source.Obtain(context.Background()), acme.ErrClosed))
+	// Output:
+	// <nil> true
+}
+
 // All mistakes are reported at once.
 func ExampleNew() {
 	_, err := acme.New(acme.Config{Names: []string{"*.example.com"}})
 	fmt.Println(err)
 	// Output:
-	// acme: Config.Names has "*.example.com", want a DNS name
+	// acme: Config.Names has "*.example.com", want a DNS name or an IP address, a wildcard with DNS only and an address without
 	// acme: Config.Storage is nil, want a place for keys and certificates
 }

@@ -187,10 +187,9 @@ func TestOnDemandFailure(t *testing.T) {
 	p := pebbletest.Start(t, pebbletest.Config{})
 	s, events := newSource(t, p, Config{
 		Storage:  &certmagic.FileStorage{Path: t.TempDir()},
-		OnDemand: &OnDemand{Decide: func(context.Context, string, net.Addr) error { return nil }},
+		OnDemand: &OnDemand{Decide: func(context.Context, string, net.Addr) error { return nil }}, DisableTLSALPNChallenge: true,
 	})
 	serve(t, listen(t, p.HTTPPort), http.NotFoundHandler()) // no answer to challenges
-	s.issuer.DisableTLSALPNChallenge = true
 	hello := &tls.ClientHelloInfo{ServerName: "a.test", Conn: nowhere{}}
 	for range 2 {
 		if cert, err := s.Certificate(hello); err == nil || cert != nil {
@@ -212,6 +211,15 @@ func TestNewChecksFeatures(t *testing.T) {
 	})
 	if err == nil {
 		t.Fatal("no error")
+	}
+	if _, err := New(Config{Names: []string{"192.0.2.1"}, DNS: &DNS{Provider: pebbleDNS{}}, PersistentDNS: &PersistentDNS{Resolver: "x"}, Staging: &Authority{}, OrdersPerMinute: -1}); err == nil {
+		t.Error("no error")
+	} else {
+		for _, want := range []string{`"192.0.2.1"`, "both DNS and PersistentDNS", `Resolver is "x"`, `is ""`, "OrdersPerMinute is -1"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("the error does not mention %q:\n%v", want, err)
+			}
+		}
 	}
 	for _, want := range []string{"MACKey", `"http://a.test"`, `is ""`, "DNS.Provider", "OnDemand.Decide", "-1 and 0"} {
 		if !strings.Contains(err.Error(), want) {

@@ -6,8 +6,38 @@ import (
 	"slices"
 	"strings"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
+
+// quietHandler makes what acmez reports debug messages: a failure is reported by
+// the Source, once. What acmez calls debug is dropped.
+type quietHandler struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (h quietHandler) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelInfo && h.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// Handle implements slog.Handler.
+func (h quietHandler) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	r.Message = "acme: " + r.Message
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h quietHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return quietHandler{h.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (h quietHandler) WithGroup(name string) slog.Handler {
+	return quietHandler{h.Handler.WithGroup(name)}
+}
+
+// zapLogger is for certmagic's DNS provider.
+func zapLogger(l *slog.Logger) *zap.Logger { return zap.New(slogCore{handler: l.Handler()}) }
 
 // slogCore hands certmagic's log to slog. Its progress reports become debug
 // messages; what it calls debug is dropped, as it has some for each handshake.

@@ -5,17 +5,17 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/caddyserver/certmagic"
 )
 
 // OnDemand gets certificates for names that are not configured, in their first
 // handshake, which waits. Anyone can ask for any name, so it is bounded; have
-// tlsx.Config.Unknown bound what the asking itself costs.
+// tlsx.Config.Unknown bound what the asking itself costs. A name whose
+// certificate has expired and could not be renewed is forgotten, and decided
+// about again.
 type OnDemand struct {
 	// Decide returns nil for a name that a certificate may be obtained for: one
 	// that is known to belong here. It is asked for a new name, and again after
@@ -59,38 +59,56 @@ type demanded struct {
 	ordered int
 }
 
-// demand is one name. Its err and until are set before done is closed, and fail
-// while it is on its way.
+// demand is one name. Its err and until are set before done is closed.
 type demand struct {
-	fail  atomic.Pointer[context.CancelCauseFunc] // ends the attempt
+	*kept
 	done  chan struct{}
 	err   error
 	until time.Time // after a failure: when to try again
 }
 
-// ready lists the names that have certificates.
-func (d *demanded) ready() []string {
+// isReady says that there is a certificate.
+func (d *demand) isReady() bool {
+	select {
+	case <-d.done:
+		return d.err == nil
+	default:
+		return false
+	}
+}
+
+// ready returns the state of a name that has a certificate, or nil.
+func (d *demanded) ready(name string) *kept {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var out []string
-	for name, state := range d.names {
-		select {
-		case <-state.done:
-			if state.err == nil {
-				out = append(out, name)
-			}
-		default:
+	if state := d.names[name]; state != nil && state.isReady() {
+		return state.kept
+	}
+	return nil
+}
+
+// all lists the names that have certificates.
+func (d *demanded) all() []*kept {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []*kept
+	for _, state := range d.names {
+		if state.isReady() {
+			out = append(out, state.kept)
 		}
 	}
 	return out
 }
 
+// drop forgets a name.
+func (d *demanded) drop(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.names, name)
+}
+
 // onDemand returns when there is a certificate for a name, or why there is none.
-func (s *Source) onDemand(hello *tls.ClientHelloInfo, name string) error {
-	ctx := hello.Context()
-	if ctx == nil { // of a hello that came by no handshake
-		ctx = s.ctx
-	}
+func (s *Source) onDemand(ctx context.Context, hello *tls.ClientHelloInfo, name string) error {
 	d := s.demand.find(name, time.Now())
 	if d == nil {
 		var remote net.Addr
@@ -100,8 +118,11 @@ func (s *Source) onDemand(hello *tls.ClientHelloInfo, name string) error {
 		if err := s.conf.OnDemand.Decide(ctx, name, remote); err != nil {
 			return fmt.Errorf("%w: %w", ErrDenied, err)
 		}
-		var err error
-		if d, err = s.startDemand(name, s.stored(ctx, name)); err != nil {
+		stored, err := s.load(ctx, name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged) {
+			return err
+		}
+		if d, err = s.startDemand(name, stored); err != nil {
 			return err
 		}
 	}
@@ -113,16 +134,6 @@ func (s *Source) onDemand(hello *tls.ClientHelloInfo, name string) error {
 	case <-s.ctx.Done():
 		return ErrClosed
 	}
-}
-
-// stored says whether the cluster has a certificate already.
-func (s *Source) stored(ctx context.Context, name string) bool {
-	for _, issuer := range s.magic.Issuers {
-		if s.conf.Storage.Exists(ctx, certmagic.StorageKeys.SiteCert(issuer.IssuerKey(), name)) {
-			return true
-		}
-	}
-	return false
 }
 
 // find returns the state of a name that is there, on its way, or failed lately.
@@ -147,26 +158,35 @@ func (d *demand) over(now time.Time) bool {
 }
 
 // startDemand begins to get a certificate, unless somebody else has meanwhile or
-// a limit is reached.
-func (s *Source) startDemand(name string, stored bool) (*demand, error) {
-	limit, perMinute := s.conf.OnDemand.Max, s.conf.OnDemand.PerMinute
-	if limit == 0 {
-		limit = 1000
-	}
-	if perMinute == 0 {
-		perMinute = 10
-	}
+// a limit is reached. What the cluster has stored already takes no order.
+func (s *Source) startDemand(name string, stored *held) (*demand, error) {
 	now := time.Now()
 	s.mu.Lock() // before the other: nothing starts after Close
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
-	d := &s.demand
+	state, fresh, err := s.demand.admit(name, stored != nil, s.conf.OnDemand, now)
+	if err != nil || !fresh {
+		return state, err
+	}
+	s.running.Go(func() { s.getOnDemand(state, stored) })
+	return state, nil
+}
+
+// admit adds a name within the limits, or returns the state of one that is there.
+func (d *demanded) admit(name string, stored bool, limits *OnDemand, now time.Time) (state *demand, fresh bool, err error) {
+	most, perMinute := limits.Max, limits.PerMinute
+	if most == 0 {
+		most = 1000
+	}
+	if perMinute == 0 {
+		perMinute = 10
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if state := d.names[name]; state != nil && !state.over(now) {
-		return state, nil
+		return state, false, nil
 	}
 	for other, state := range d.names {
 		if state.over(now) {
@@ -176,11 +196,11 @@ func (s *Source) startDemand(name string, stored bool) (*demand, error) {
 	if now.Sub(d.window) >= time.Minute {
 		d.window, d.ordered = now, 0
 	}
-	if len(d.names) >= limit {
-		return nil, fmt.Errorf("%w: %d names", ErrLimit, limit)
+	if len(d.names) >= most {
+		return nil, false, fmt.Errorf("%w: %d names", ErrLimit, most)
 	}
 	if !stored && d.ordered >= perMinute {
-		return nil, fmt.Errorf("%w: %d orders in a minute", ErrLimit, perMinute)
+		return nil, false, fmt.Errorf("%w: %d orders in a minute", ErrLimit, perMinute)
 	}
 	if !stored {
 		d.ordered++
@@ -188,46 +208,26 @@ func (s *Source) startDemand(name string, stored bool) (*demand, error) {
 	if d.names == nil {
 		d.names = make(map[string]*demand)
 	}
-	state := &demand{done: make(chan struct{})}
+	state = &demand{kept: newKept(name), done: make(chan struct{})}
+	state.demanded = true
 	d.names[name] = state
-	s.running.Go(func() {
-		defer close(state.done)
-		if err := s.getOnDemand(name, state); err != nil {
-			state.err, state.until = fmt.Errorf("acme: on demand: %w", err), time.Now().Add(demandRetry)
-			s.conf.Logger.Warn("acme: no certificate on demand", "name", name, "err", err)
-		}
-	})
-	return state, nil
+	return state, true, nil
 }
 
-// getOnDemand tries once; certmagic's maintenance renews what it got. It is not
-// bound to the handshake: other handshakes wait, too.
-func (s *Source) getOnDemand(name string, d *demand) error {
-	ctx, cancel := context.WithTimeout(s.ctx, 3*time.Minute)
-	defer cancel()
-	// Of certmagic's two ways one retries for a month and the other may ask on
-	// the terminal for an email address. So the first is ended by a failure,
-	// which it reports as an event.
-	attempt, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	d.fail.Store(&fail)
-	if err := s.magic.ObtainCertAsync(attempt, name); err != nil {
-		if cause := context.Cause(attempt); cause != nil {
-			err = cause
-		}
-		return err
+// getOnDemand tries once, and then keeps what it got. It is not bound to the
+// handshake: other handshakes wait, too.
+func (s *Source) getOnDemand(d *demand, stored *held) {
+	if stored != nil {
+		d.take(stored)
 	}
-	_, err := s.magic.CacheManagedCertificate(ctx, name)
-	return err
-}
-
-// failed ends the attempt for a name, if one is on.
-func (d *demanded) failed(name string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if state := d.names[name]; state != nil {
-		if fail := state.fail.Load(); fail != nil {
-			(*fail)(err)
+	if h := d.current.Load(); h == nil || h.expired(time.Now()) {
+		if err := s.attempt(d.kept); err != nil {
+			s.fail(d.kept, err)
+			d.err, d.until = fmt.Errorf("acme: on demand: %w", err), time.Now().Add(demandRetry)
+			close(d.done)
+			return
 		}
 	}
+	close(d.done)
+	s.keep(d.kept)
 }

@@ -1,62 +1,46 @@
 package acme
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/caddyserver/certmagic"
-	"github.com/mholt/acmez/v3/acme"
-	"go.uber.org/zap"
 )
 
-// challengeALPN is the protocol of TLS-ALPN-01, RFC 8737.
-const challengeALPN = "acme-tls/1"
-
-// defaultRestart is how long after certmagic gave up on a name it is tried
-// again. It has retried for 30 days by then, unless the storage failed.
-const defaultRestart = time.Minute
-
-// ErrClosed is returned by Obtain when the Source is closed.
-var ErrClosed = errors.New("acme: source closed")
+var (
+	// ErrClosed is returned by Obtain when the Source is closed.
+	ErrClosed = errors.New("acme: source closed")
+	// ErrExpired is wrapped by the error of [Source.Certificate] for a name whose
+	// certificate has expired and could not be renewed in time.
+	ErrExpired = errors.New("acme: certificate expired")
+)
 
 // Source gets and renews certificates. Create it with [New]; it works from
 // Start or Obtain until Close. It is a tlsx.CertSource and safe for concurrent
 // use.
 type Source struct {
-	conf   Config
-	cache  *certmagic.Cache
-	magic  *certmagic.Config     // obtains and renews
-	serve  *certmagic.Config     // answers handshakes, which are not logged
-	issuer *certmagic.ACMEIssuer // the first of those asked
-	names  map[string]*nameState // immutable
-	demand demanded
+	conf        Config
+	authorities []*authority // in the order in which they are asked
+	staging     *authority   // nil without
+	names       map[string]*kept
+	demand      demanded
+	listeners   listeners
 
-	restart time.Duration // defaultRestart, but in tests
+	challenges sync.Map // challengeKey to acme.Challenge, those that are on
+	httpDoor   door
+	tlsDoor    door
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	mu      sync.Mutex // guards started, and that nothing starts after Close
 	started bool
-	closing sync.Once
 	running sync.WaitGroup
-}
-
-// nameState is how far a name has come.
-type nameState struct {
-	ready   chan struct{} // closed once there is a certificate
-	once    sync.Once
-	lastErr atomic.Pointer[error]
 }
 
 // New returns a Source, or an error that lists everything wrong with the
@@ -65,76 +49,28 @@ func New(c Config) (*Source, error) {
 	if err := c.normalise(); err != nil {
 		return nil, err
 	}
-	s := &Source{conf: c, names: make(map[string]*nameState, len(c.Names)), restart: defaultRestart}
+	s := &Source{conf: c, names: make(map[string]*kept, len(c.Names))}
 	for _, name := range c.Names {
-		s.names[name] = &nameState{ready: make(chan struct{})}
+		s.names[name] = newKept(name)
 	}
+	s.httpDoor = door{port: c.HTTPPort, serve: serveHTTPDoor}
+	s.tlsDoor = door{port: c.TLSALPNPort, serve: serveTLSDoor}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	logger := zap.New(slogCore{handler: c.Logger.Handler()})
-	// The cache starts a goroutine that asks for the configuration, which in
-	// turn needs the cache.
-	var magic atomic.Pointer[certmagic.Config]
-	s.cache = certmagic.NewCache(certmagic.CacheOptions{
-		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return magic.Load(), nil },
-		Logger:           logger,
-	})
-	s.magic = s.newConfig(logger)
-	s.magic.OnEvent = s.onEvent
-	s.serve = s.newConfig(zap.NewNop())
-	s.magic.Issuers = nil // not certmagic's own
 	for _, a := range c.authorities() {
-		s.magic.Issuers = append(s.magic.Issuers, s.newIssuer(a, logger))
+		s.authorities = append(s.authorities, s.newAuthority(a))
 	}
-	s.issuer = s.magic.Issuers[0].(*certmagic.ACMEIssuer)
-	s.serve.Issuers = s.magic.Issuers
-	magic.Store(s.magic)
+	if c.Staging != nil {
+		s.staging = s.newAuthority(*c.Staging)
+	}
 	return s, nil
 }
 
-// email is what certmagic is told. For an empty address it would take one that
-// it has seen elsewhere in the process, or, while another node of the cluster
-// registers without one, the name of that account's folder ("default"), which no
-// authority accepts. A blank is not empty, and certmagic trims it.
-func (a Authority) email() string { return cmp.Or(strings.TrimSpace(a.Email), " ") }
-
-// newIssuer makes one of the issuers that certmagic asks in turn.
-func (s *Source) newIssuer(a Authority, logger *zap.Logger) *certmagic.ACMEIssuer {
-	template := certmagic.ACMEIssuer{
-		CA:                      a.Directory,
-		Email:                   a.email(),
-		Agreed:                  true,
-		TrustedRoots:            a.RootCAs,
-		Profile:                 a.Profile,
-		AltHTTPPort:             s.conf.HTTPPort,
-		AltTLSALPNPort:          s.conf.TLSALPNPort,
-		DisableHTTPChallenge:    s.conf.DisableHTTPChallenge,
-		DisableTLSALPNChallenge: s.conf.DisableTLSALPNChallenge,
-		Logger:                  logger,
+// everyone lists the authorities that may have challenges on.
+func (s *Source) everyone() []*authority {
+	if s.staging == nil {
+		return s.authorities
 	}
-	if a.Account != nil {
-		template.ExternalAccount = &acme.EAB{KeyID: a.Account.KeyID, MACKey: a.Account.MACKey}
-	}
-	if d := s.conf.DNS; d != nil {
-		timeout := max(-1, d.Propagation) // for which certmagic knows one negative value
-		template.DNS01Solver = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{
-			DNSProvider: d.Provider, Resolvers: slices.Clone(d.Resolvers), PropagationTimeout: timeout, Logger: logger,
-		}}
-	}
-	return certmagic.NewACMEIssuer(s.magic, template)
-}
-
-// newConfig fills a configuration so that none of certmagic's package-level
-// defaults takes effect.
-func (s *Source) newConfig(logger *zap.Logger) *certmagic.Config {
-	magic := certmagic.New(s.cache, certmagic.Config{
-		RenewalWindowRatio: certmagic.DefaultRenewalWindowRatio,
-		KeySource:          certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
-		Storage:            s.conf.Storage,
-		Logger:             logger,
-	})
-	magic.OnEvent, magic.ShouldEmitFunc, magic.OnDemand, magic.LocalCache = nil, nil, nil, nil
-	magic.DefaultServerName, magic.FallbackServerName = "", ""
-	return magic
+	return append(slices.Clip(s.authorities), s.staging)
 }
 
 // Start begins to obtain certificates for all names, or to load them from the
@@ -147,8 +83,8 @@ func (s *Source) Start() {
 		return
 	}
 	s.started = true
-	for name, state := range s.names {
-		s.running.Go(func() { s.manage(name, state) })
+	for _, k := range s.names {
+		s.running.Go(func() { s.keep(k) })
 	}
 }
 
@@ -173,13 +109,13 @@ func (s *Source) Obtain(ctx context.Context) error {
 func (s *Source) missing() error {
 	var errs []error
 	for _, name := range s.conf.Names {
-		state := s.names[name]
+		k := s.names[name]
 		select {
-		case <-state.ready:
+		case <-k.ready:
 			continue
 		default:
 		}
-		if err := state.lastErr.Load(); err != nil {
+		if err := k.lastErr.Load(); err != nil {
 			errs = append(errs, fmt.Errorf("acme: no certificate for %s: %w", name, *err))
 		} else {
 			errs = append(errs, fmt.Errorf("acme: no certificate for %s yet", name))
@@ -188,149 +124,112 @@ func (s *Source) missing() error {
 	return errors.Join(errs...)
 }
 
-// manage runs until a name has a certificate; from then on certmagic's
-// maintenance renews it. certmagic retries by itself, but not when its storage
-// fails.
-func (s *Source) manage(name string, state *nameState) {
-	for {
-		err := s.magic.ObtainCertAsync(s.ctx, name) // waits and retries, despite its name
-		if err == nil {
-			err = s.magic.ManageAsync(s.ctx, []string{name})
-		}
-		if err != nil && s.ctx.Err() == nil {
-			state.lastErr.Store(&err)
-			s.conf.Logger.Warn("acme: no certificate", "name", name, "again_in", s.restart, "err", err)
-		}
-		timer := time.NewTimer(s.restart)
-		select {
-		case <-state.ready:
-		case <-s.ctx.Done():
-		case <-timer.C:
-			continue
-		}
-		timer.Stop()
-		return
-	}
-}
-
-// onEvent hears from certmagic.
-func (s *Source) onEvent(_ context.Context, event string, data map[string]any) error {
-	name, _ := data["identifier"].(string)
-	renewal, _ := data["renewal"].(bool)
-	switch event {
-	case "cached_managed_cert":
-		names, _ := data["sans"].([]string)
-		for _, name := range names {
-			if state := s.names[name]; state != nil {
-				state.once.Do(func() { close(state.ready) })
-			}
-		}
-	case "cert_obtained":
-		kind := Obtained
-		if renewal {
-			kind = Renewed
-		}
-		s.conf.Logger.Info("acme: certificate "+kind.String(), "name", name)
-		s.tell(Event{Kind: kind, Name: name})
-	case "cert_failed":
-		err, _ := data["error"].(error)
-		if state := s.names[name]; state != nil && err != nil {
-			state.lastErr.Store(&err)
-		}
-		s.demand.failed(name, err)
-		s.tell(Event{Kind: Failed, Name: name, Err: err})
-	}
-	return nil
-}
-
-func (s *Source) tell(e Event) {
-	if s.conf.OnEvent != nil {
-		s.conf.OnEvent(e)
-	}
-}
-
 // Certificate implements tlsx.CertSource, and also fits
 // tls.Config.GetCertificate. It answers TLS-ALPN-01 challenges. For names that
 // are not configured, or have no certificate yet, it has none; with
-// Config.OnDemand, the handshake of a new name waits for one.
+// Config.OnDemand, the handshake of a new name waits for one. An expired
+// certificate is never returned: where there is no other the error wraps
+// ErrExpired.
 func (s *Source) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	name, ok := dnsName(hello.ServerName)
-	if !ok || !s.covers(name) && s.conf.OnDemand == nil {
+	name, ok := normalName(hello.ServerName)
+	if !ok {
 		return nil, nil
 	}
-	challenge := slices.Equal(hello.SupportedProtos, []string{challengeALPN})
-	if challenge && (hello.Conn == nil || s.conf.DisableTLSALPNChallenge) {
-		return nil, nil
+	ctx := hello.Context()
+	if ctx == nil { // of a hello that came by no handshake
+		ctx = s.ctx
 	}
-	if !challenge && len(s.cache.AllMatchingCertificates(name)) == 0 {
-		if s.covers(name) {
+	if slices.Equal(hello.SupportedProtos, []string{challengeALPN}) {
+		if s.conf.DisableTLSALPNChallenge || s.conf.OnDemand == nil && !s.challengeable(name) {
 			return nil, nil
 		}
-		if err := s.onDemand(hello, name); err != nil {
+		return s.challengeCertificate(ctx, name)
+	}
+	k := s.find(name)
+	if k == nil {
+		if _, err := netip.ParseAddr(name); err == nil || s.conf.OnDemand == nil {
+			return nil, nil
+		}
+		if err := s.onDemand(ctx, hello, name); err != nil {
 			return nil, err
 		}
+		if k = s.find(name); k == nil {
+			return nil, nil // it was closed meanwhile
+		}
 	}
-	cert, err := s.serve.GetCertificate(hello)
-	if err != nil && challenge {
-		return nil, nil // no challenge is on; strangers may ask for one at will
+	h, err := s.valid(ctx, k)
+	if h == nil || err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("acme: %w", err)
-	}
-	return cert, nil
+	return &h.pair, nil
 }
 
-// covers says whether a name is configured, or below a wildcard that is.
-func (s *Source) covers(name string) bool {
+// find returns the name's own state or that of the wildcard above it, nil for a
+// name that there is no certificate for.
+func (s *Source) find(name string) *kept {
+	if k := s.names[name]; k != nil {
+		return k
+	}
+	if _, parent, ok := strings.Cut(name, "."); ok {
+		if k := s.names["*."+parent]; k != nil {
+			return k
+		}
+	}
+	return s.demand.ready(name)
+}
+
+// challengeable says whether a challenge can be on for a configured name.
+func (s *Source) challengeable(name string) bool {
 	if s.names[name] != nil {
 		return true
 	}
-	_, parent, ok := strings.Cut(name, ".")
-	return ok && s.names["*."+parent] != nil
+	return slices.ContainsFunc(s.conf.Names, func(n string) bool { return reverseOf(n) == name })
+}
+
+// all lists the names that are kept, those on demand first.
+func (s *Source) all() []*kept {
+	out := s.demand.all()
+	for _, name := range s.conf.Names {
+		out = append(out, s.names[name])
+	}
+	return out
 }
 
 // Certificates returns the certificates held now, one for each name that has
 // one.
 func (s *Source) Certificates() []*x509.Certificate {
 	var out []*x509.Certificate
-	for _, name := range append(s.demand.ready(), s.conf.Names...) {
-		for _, c := range s.cache.AllMatchingCertificates(name) {
-			out = append(out, c.Leaf)
+	for _, k := range s.all() {
+		if h := k.current.Load(); h != nil {
+			out = append(out, h.leaf())
 		}
 	}
 	return out
 }
 
-// HTTPHandler answers HTTP-01 challenges (RFC 8555, section 8.3) for the
-// configured names and passes everything else to next.
-func (s *Source) HTTPHandler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if certmagic.LooksLikeHTTPChallenge(r) && s.hasHost(r.Host) && s.issuer.HandleHTTPChallenge(w, r) {
-			return
+// Renewal says when a certificate that is held will be renewed, and within which
+// window the authority suggested that (RFC 9773); the window is zero where it
+// did not.
+func (s *Source) Renewal(cert *x509.Certificate) (at, start, end time.Time) {
+	for _, k := range s.all() {
+		if h := k.current.Load(); h != nil && h.leaf().Equal(cert) {
+			r := h.renewal.Load()
+			return r.at, r.window.start, r.window.end
 		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-func (s *Source) hasHost(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
 	}
-	// Another process of the cluster may be getting one on demand.
-	name, ok := dnsName(host)
-	return ok && (s.conf.OnDemand != nil || s.names[name] != nil)
+	return at, start, end
 }
 
 // Close ends all attempts and the renewal of certificates, and waits for their
 // goroutines. Certificates that are there can still be served. It is
 // idempotent, and always returns nil.
 func (s *Source) Close() error {
-	s.closing.Do(func() {
-		s.mu.Lock()
-		s.cancel()
-		s.mu.Unlock()
-		s.running.Wait()
-		s.cache.Stop()
-	})
+	s.mu.Lock()
+	s.cancel()
+	s.mu.Unlock()
+	s.running.Wait()
+	for _, a := range s.everyone() {
+		a.transport.CloseIdleConnections()
+	}
 	return nil
 }

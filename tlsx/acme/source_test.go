@@ -56,9 +56,17 @@ func listen(t *testing.T, port int) net.Listener {
 
 func serve(t *testing.T, ln net.Listener, h http.Handler) {
 	t.Helper()
+	serveUntil(t, ln, h)
+}
+
+// serveUntil is serve, for a test that needs the port for something else.
+func serveUntil(t *testing.T, ln net.Listener, h http.Handler) (stop func()) {
+	t.Helper()
 	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)}
 	go srv.Serve(ln)
-	t.Cleanup(func() { srv.Close() })
+	stop = func() { srv.Close() }
+	t.Cleanup(stop)
+	return stop
 }
 
 // dial makes a handshake at the port, and returns the certificate's names.
@@ -156,25 +164,41 @@ func TestTLSALPN01(t *testing.T) {
 	}
 }
 
-// TestRenewal has certmagic's maintenance find that the certificate is due: it
-// is four seconds after it was issued, one in two million of its 90 days.
+// TestRenewal has a certificate that lives for 20 seconds renewed at half of
+// that, and another node of the cluster take it over.
 func TestRenewal(t *testing.T) {
-	p := pebbletest.Start(t, pebbletest.Config{})
-	s, events := newSource(t, p, Config{Names: []string{"a.test"}, Storage: &certmagic.FileStorage{Path: t.TempDir()}})
+	p := pebbletest.Start(t, pebbletest.Config{Validity: 20 * time.Second})
+	storage := &certmagic.FileStorage{Path: t.TempDir()}
+	s, events := newSource(t, p, Config{Names: []string{"a.test"}, Storage: storage, Profile: "brief"})
 	serve(t, listen(t, p.HTTPPort), s.HTTPHandler(http.NotFoundHandler()))
-	s.magic.RenewalWindowRatio, s.magic.DisableARI = 1-5e-7, true
 	obtain(t, s)
-	<-events
-	old := s.Certificates()[0].SerialNumber
-	for deadline := time.Now().Add(30 * time.Second); s.Certificates()[0].SerialNumber.Cmp(old) == 0; time.Sleep(100 * time.Millisecond) {
-		if err := s.cache.RenewManagedCertificates(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	other, otherEvents := newSource(t, p, Config{Names: []string{"a.test"}, Storage: storage, Profile: "brief"})
+	obtain(t, other)
+	old := s.Certificates()[0]
+	at, start, end := s.Renewal(old)
+	if life := at.Sub(old.NotBefore); life < 6*time.Second || life > 11*time.Second {
+		t.Errorf("renewed %v after it was issued, window %v to %v", life, start, end)
+	}
+	e, ok := <-events
+	if !ok || e.Kind != Obtained || e.Name != "a.test" || !e.NotAfter.Equal(old.NotAfter) {
+		t.Errorf("event %+v", e)
+	}
+	both := func() bool {
+		return s.Certificates()[0].SerialNumber.Cmp(old.SerialNumber) != 0 && other.Certificates()[0].Equal(s.Certificates()[0])
+	}
+	for deadline := old.NotAfter; !both(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("not renewed")
+			t.Fatal("not renewed by both before it expired")
 		}
 	}
-	if e := <-events; e.Kind != Renewed || e.Name != "a.test" {
+	if len(events)+len(otherEvents) != 1 {
+		t.Errorf("%d and %d events, want one renewal", len(events), len(otherEvents))
+	}
+	select {
+	case e = <-events:
+	case e = <-otherEvents:
+	}
+	if e.Kind != Renewed || e.Name != "a.test" {
 		t.Errorf("event %+v", e)
 	}
 }
