@@ -23,8 +23,8 @@
 //   - [Fleet] polls the snapshots of other servers, and [Merge] adds them up.
 //   - [SLO] is an objective to watch; an [Alert] says that its error budget burns
 //     too fast.
-//   - [Meter.MetricsHandler] serves Prometheus text, and [WriteMetrics] writes
-//     that of several servers as one.
+//   - [Meter.MetricsHandler] serves Prometheus text or OpenMetrics, [Push] sends
+//     it, and [WriteMetrics] writes that of several servers as one.
 //   - [Counter], [Gauge], [Recorder] and [TopK] stand alone, without a Meter.
 //
 // # What the numbers mean
@@ -73,8 +73,8 @@
 // server-sent events, or a hijacked connection was open; give those a route of
 // their own. Bytes are counted when a request ends, and without heads; those of
 // connections are in [Meter.Listener]. The history of SLOs ends with the process,
-// and their burn rates are those of one server. The text format of Prometheus is
-// the only one: there is no OpenMetrics, and there are no exemplars.
+// and their burn rates are those of one server. Exemplars are those of requests,
+// one for each bucket of a route, which another may replace after a second.
 //
 // A Meter does not guard what it shows: put [Meter.MetricsHandler] and
 // [Meter.SnapshotHandler] where only operators and servers reach them.

@@ -368,3 +368,46 @@ func TestThreeServers(t *testing.T) {
 		}
 	})
 }
+
+// A request that carries a trace is named beside the bucket that it fell into,
+// for those who ask for OpenMetrics.
+func ExampleConfig_traceID() {
+	meter, err := qps.New(qps.Config{TraceID: qps.TraceParent})
+	if err != nil {
+		log.Fatal(err)
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	meter.Middleware(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), r)
+
+	scrape := httptest.NewRequest("GET", "/metrics", nil)
+	scrape.Header.Set("Accept", "application/openmetrics-text")
+	rec := httptest.NewRecorder()
+	meter.MetricsHandler().ServeHTTP(rec, scrape)
+	for line := range strings.Lines(rec.Body.String()) {
+		if _, exemplar, ok := strings.Cut(line, " # "); ok {
+			fmt.Println(exemplar[:strings.Index(exemplar, "}")+1])
+		}
+	}
+	// Output: {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"}
+}
+
+// A server that nobody can reach sends its metrics itself.
+func ExamplePush() {
+	received := make(chan string, 1)
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		received <- r.Method + " " + r.URL.Path + ", " + r.Header.Get("Content-Encoding")
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer store.Close()
+	meter, err := qps.New(qps.Config{
+		Server: "web1",
+		Push:   &qps.Push{URL: store.URL + "/api/v1/import/prometheus"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	meter.Close() // which pushes once more
+	fmt.Println(<-received)
+	// Output: POST /api/v1/import/prometheus, gzip
+}

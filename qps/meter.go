@@ -45,7 +45,16 @@ type Config struct {
 	// one with ".new" at its end while it is written. A file that is no state of
 	// this Server is an error. Empty means that nothing is saved.
 	StateFile string
-	// Logger takes alerts and failures to save. Nil means slog.Default().
+	// TraceID says to which trace a request belongs, so that OpenMetrics can name
+	// one for each bucket of a histogram (an exemplar). It is asked as a request
+	// begins; an empty or unusable id, which has more than 120 bytes or is no
+	// UTF-8, is none. [TraceParent] reads the W3C's field. Nil means that there are
+	// no exemplars.
+	TraceID func(*http.Request) string
+	// Push sends the metrics somewhere, and for the last time when the Meter is
+	// closed. It is cloned. Nil sends nothing.
+	Push *Push
+	// Logger takes alerts and failures to save and to push. Nil means slog.Default().
 	Logger *slog.Logger
 	// Set is the set that [Meter.MetricsHandler] writes. Metrics of your own
 	// in it appear beside those of the Meter, whose names they must not have.
@@ -54,8 +63,8 @@ type Config struct {
 }
 
 // Meter measures the traffic of one server. Create it with [New]. It is safe
-// for concurrent use. It starts goroutines only if there are SLOs or a state
-// file, and only then needs a [Meter.Close].
+// for concurrent use. It starts goroutines only if there are SLOs, a state
+// file or a Push, and only then needs a [Meter.Close].
 type Meter struct {
 	server    string
 	set       *metrics.Set
@@ -71,6 +80,7 @@ type Meter struct {
 	watcher   watcher
 	tasks     background
 	stateFile string // empty: none
+	traceID   func(*http.Request) string
 	saved     sync.Once
 }
 
@@ -95,6 +105,9 @@ func New(c Config) (*Meter, error) {
 			errs = append(errs, fmt.Errorf("qps: two SLOs are called %q", cut(s.Name)))
 		}
 	}
+	if c.Push != nil {
+		errs = append(errs, c.Push.check())
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -104,7 +117,7 @@ func New(c Config) (*Meter, error) {
 	if c.Set == nil {
 		c.Set = metrics.NewSet()
 	}
-	m := &Meter{server: c.Server, set: c.Set, stateFile: c.StateFile, base: time.Now()}
+	m := &Meter{server: c.Server, set: c.Set, stateFile: c.StateFile, traceID: c.TraceID, base: time.Now()}
 	m.baseNanos = m.base.UnixNano()
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -137,12 +150,27 @@ func New(c Config) (*Meter, error) {
 	if m.stateFile != "" {
 		run = append(run, m.keep)
 	}
+	if c.Push != nil {
+		run = append(run, newPusher(*c.Push, m.set.WritePrometheus, m.changes("pushing the metrics")).run)
+	}
 	m.tasks.start(run...)
 	return m, nil
 }
 
-// Close ends the watching of SLOs, and saves the state for the last time; its
-// error is that of saving. Recording goes on. It may be called more than once,
+// changes returns what logs when something that is done again and again begins to
+// fail, and when it works again. It is for one goroutine.
+func (m *Meter) changes(what string) func(err error) {
+	failing := false
+	return func(err error) {
+		if (err != nil) != failing {
+			failing = err != nil
+			m.watcher.logger.Warn("qps: "+what, "failing", failing, "err", err)
+		}
+	}
+}
+
+// Close ends the watching of SLOs, saves the state and pushes for the last time;
+// its error is that of saving. Recording goes on. It may be called more than once,
 // and waits for OnAlert to return.
 func (m *Meter) Close() (err error) {
 	m.tasks.stop()
@@ -169,11 +197,17 @@ func (m *Meter) now() int64 { return m.baseNanos + int64(time.Since(m.base)) }
 
 func (m *Meter) time() time.Time { return time.Unix(0, m.now()).UTC() }
 
-// MetricsHandler serves the metrics as Prometheus text. Guard it: routes and
-// rates are not for the public.
+// MetricsHandler serves the metrics as Prometheus text, or as OpenMetrics 1.0 to
+// those that prefer it, with exemplars if there is [Config].TraceID. Guard it:
+// routes and rates are not for the public.
 func (m *Meter) MetricsHandler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Accept")
+		if wantsOpenMetrics(r.Header) {
+			m.writeOpenMetrics(w)
+			return
+		}
+		w.Header().Set("Content-Type", textType)
 		m.set.WritePrometheus(w)
 	})
 }

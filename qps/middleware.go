@@ -23,6 +23,11 @@ func (m *Meter) Middleware(next http.Handler) http.Handler {
 		hw := &hijackWriter{writer{inner: rw, m: m, r: r, place: m.picker.pick(), start: m.now(), method: methodOf(r.Method)}}
 		w := &hw.writer
 		w.begin(r.Pattern)
+		if m.traceID != nil {
+			if id := m.traceID(r); isTrace(id) {
+				w.trace = id
+			}
+		}
 		if m.top != nil {
 			m.top.count(w.place, r)
 		}
@@ -164,6 +169,9 @@ func (w *writer) finish(c class) {
 	}
 	end := w.m.now()
 	sh := s.observe(w.place, end, time.Duration(end-w.start), c)
+	if w.trace != "" {
+		s.exemplars.add(w.trace, time.Duration(end-w.start), end)
+	}
 	if n := w.in.Load(); n != 0 {
 		sh.bytesIn.Add(n)
 	}

@@ -49,6 +49,7 @@ type series struct {
 	requests   secondLog
 	errors     secondLog
 	objectives []*objective // that its requests count for
+	exemplars  exemplars
 }
 
 type shard struct {

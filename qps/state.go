@@ -131,14 +131,8 @@ func (m *Meter) save() error {
 	return nil
 }
 
-// keep saves every second, and logs when that begins to fail and when it works
-// again.
+// keep saves every second.
 func (m *Meter) keep(ctx context.Context) {
-	failing := false
-	everySecond(ctx, m.now, func() {
-		if err := m.save(); (err != nil) != failing {
-			failing = err != nil
-			m.watcher.logger.Warn("qps: saving the state", "failing", failing, "err", err)
-		}
-	})
+	report := m.changes("saving the state")
+	everySecond(ctx, m.now, func() { report(m.save()) })
 }

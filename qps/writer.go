@@ -21,6 +21,7 @@ type writer struct {
 	r        *http.Request
 	place    place
 	start    int64
+	trace    string // empty: no exemplar
 	method   method
 	returned bool // the handler came back without a panic
 	body     body

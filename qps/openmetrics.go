@@ -1,0 +1,93 @@
+package qps
+
+import (
+	"bytes"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+const (
+	textType        = "text/plain; version=0.0.4; charset=utf-8"
+	openMetricsType = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+)
+
+// wantsOpenMetrics says whether a client prefers OpenMetrics to the text format
+// (RFC 9110, section 12.5.1). One that does not say gets text.
+func wantsOpenMetrics(h http.Header) bool {
+	var open, text float64
+	for _, field := range h["Accept"] {
+		for item := range strings.SplitSeq(field, ",") {
+			kind, params, err := mime.ParseMediaType(item)
+			if err != nil {
+				continue
+			}
+			q := 1.0
+			if v, ok := params["q"]; ok {
+				if q, err = strconv.ParseFloat(v, 64); err != nil || q < 0 || q > 1 {
+					continue
+				}
+			}
+			switch version := params["version"]; kind {
+			case "application/openmetrics-text":
+				if version == "" || version == "1.0.0" || version == "0.0.1" {
+					open = max(open, q)
+				}
+			case "text/plain", "text/*", "*/*":
+				text = max(text, q)
+			}
+		}
+	}
+	return open > 0 && open >= text
+}
+
+// toOpenMetrics turns Prometheus text into OpenMetrics 1.0. A counter's family
+// loses the suffix "_total", which its samples keep; counters without it, which
+// OpenMetrics does not have, become "unknown". exemplars go behind the samples
+// that they have the name and labels of.
+func toOpenMetrics(text []byte, exemplars map[string]string) []byte {
+	out := make([]byte, 0, len(text)+len(text)/16)
+	help := ""
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSuffix(line, "\n")
+		switch {
+		case strings.HasPrefix(line, "# HELP "):
+			help = line[len("# HELP "):] // for its type, which decides on the name
+			continue
+		case strings.HasPrefix(line, "# TYPE "):
+			name, kind, _ := strings.Cut(line[len("# TYPE "):], " ")
+			family, isTotal := strings.CutSuffix(name, "_total")
+			switch {
+			case kind == "counter" && isTotal:
+				name = family
+			case kind == "counter", kind == "untyped":
+				kind = "unknown"
+			}
+			out = append(out, "# TYPE "+name+" "+kind+"\n"...)
+			if _, words, ok := strings.Cut(help, " "); ok && words != "" {
+				out = append(out, "# HELP "+name+" "+strings.ReplaceAll(words, `"`, `\"`)+"\n"...)
+			}
+			help = ""
+			continue
+		case line == "", line[0] == '#':
+			continue
+		}
+		out = append(out, line...)
+		if len(exemplars) > 0 {
+			if at := strings.LastIndexByte(line, ' '); at > 0 {
+				out = append(out, exemplars[line[:at]]...)
+			}
+		}
+		out = append(out, '\n')
+	}
+	return append(out, "# EOF\n"...)
+}
+
+// writeOpenMetrics answers a scrape.
+func (m *Meter) writeOpenMetrics(w http.ResponseWriter) {
+	var text bytes.Buffer
+	m.set.WritePrometheus(&text)
+	w.Header().Set("Content-Type", openMetricsType)
+	_, _ = w.Write(toOpenMetrics(text.Bytes(), m.exemplars())) // the client sees that it is short
+}
