@@ -25,7 +25,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 # Debian packages, and the programs by which we know that they are there.
 packages=(mariadb-server:mariadbd prometheus:promtool openssl:openssl curl:curl nginx:nginx haproxy:haproxy
-  nftables:nft iproute2:ip redis-server:redis-server chromium:chromium strace:strace gcc:gcc)
+  nftables:nft iproute2:ip redis-server:redis-server chromium:chromium strace:strace gcc:gcc nodejs:node wrk:wrk)
 
 install_packages() {
   local missing=() p

@@ -125,7 +125,7 @@ func (r *limitRig) after(d time.Duration, i int) float64 {
 	return sum
 }
 
-func within(t *testing.T, what string, got, least, most float64) {
+func between(t *testing.T, what string, got, least, most float64) {
 	t.Helper()
 	if !(got >= least && got <= most) {
 		t.Errorf("%s: %.1f, want %v to %v", what, got, least, most)
@@ -146,12 +146,12 @@ func TestAdaptiveLimitFollowsTheCapacity(t *testing.T) {
 		defer r.unload()
 		for _, workers := range []int{10, 40, 5, 100, 10} {
 			server.resize(workers)
-			within(t, fmt.Sprint("limit with ", workers, " workers"), r.after(3*time.Second, 0), float64(workers), 2*float64(workers)+4)
+			between(t, fmt.Sprint("limit with ", workers, " workers"), r.after(3*time.Second, 0), float64(workers), 2*float64(workers)+4)
 			served := r.served.Load()
 			time.Sleep(time.Second)
-			within(t, fmt.Sprint("requests in a second with ", workers, " workers"), float64(r.served.Load()-served), 95*float64(workers), 105*float64(workers))
+			between(t, fmt.Sprint("requests in a second with ", workers, " workers"), float64(r.served.Load()-served), 95*float64(workers), 105*float64(workers))
 		}
-		within(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 8, 13)
+		between(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 8, 13)
 	})
 }
 
@@ -164,13 +164,13 @@ func TestAdaptiveLimitMeasuresAnew(t *testing.T) {
 		r.load(200)
 		defer r.Close()
 		defer r.unload()
-		within(t, "limit at first", r.after(5*time.Second, 0), 30, 64)
+		between(t, "limit at first", r.after(5*time.Second, 0), 30, 64)
 		server.service.Store(int64(50 * time.Millisecond))
-		within(t, "limit when each request takes longer", r.after(12*time.Second, 0), 24, 64)
-		within(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 40, 65)
+		between(t, "limit when each request takes longer", r.after(12*time.Second, 0), 24, 64)
+		between(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 40, 65)
 		server.service.Store(int64(5 * time.Millisecond))
-		within(t, "limit when each takes less", r.after(12*time.Second, 0), 24, 64)
-		within(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 4, 6.5)
+		between(t, "limit when each takes less", r.after(12*time.Second, 0), 24, 64)
+		between(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 4, 6.5)
 	})
 }
 

@@ -213,7 +213,7 @@ func isTemporary(err error) bool {
 		error
 		Temporary() bool
 	}](err)
-	return ok && e.Temporary()
+	return ok && e.Temporary() || isLocal(err)
 }
 
 // sleep says whether d has passed before the server's end.

@@ -211,11 +211,6 @@ func (p *TCPProxy) Serve(l net.Listener) error {
 	}
 }
 
-func isTemporary(err error) bool {
-	var t interface{ Temporary() bool }
-	return isLocal(err) || errors.As(err, &t) && t.Temporary()
-}
-
 // ServeConn forwards one connection and returns when it has ended. If there are
 // MaxConns already, or Shutdown or Close was called, it is reset at once.
 func (p *TCPProxy) ServeConn(conn net.Conn) {
