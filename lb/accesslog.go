@@ -69,6 +69,9 @@ func (e Event) LogAttrs() []slog.Attr {
 	if e.Traceparent != "" {
 		attrs = append(attrs, slog.String("traceparent", e.Traceparent))
 	}
+	if e.Hedged {
+		attrs = append(attrs, slog.Bool("hedged", true))
+	}
 	if e.Upgraded {
 		attrs = append(attrs, slog.Bool("upgraded", true))
 	}

@@ -43,7 +43,7 @@ func TestAppendCombined(t *testing.T) {
 func TestLogAttrs(t *testing.T) {
 	var out bytes.Buffer
 	e := logged("/a", "curl/8")
-	e.Upgraded, e.RequestID, e.Traceparent = true, "id-1", goodParent
+	e.Upgraded, e.Hedged, e.RequestID, e.Traceparent = true, true, "id-1", goodParent
 	slog.New(slog.NewJSONHandler(&out, nil)).LogAttrs(context.Background(), slog.LevelInfo, "request", e.LogAttrs()...)
 	var got map[string]any
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
@@ -51,7 +51,7 @@ func TestLogAttrs(t *testing.T) {
 	}
 	for name, want := range map[string]any{
 		"start": "2026-11-25T07:08:09+01:00", "peer": "2001:db8::1", "method": "GET", "host": "h.test", "target": "/a", "proto": "HTTP/1.1", "status": 502.,
-		"duration": 1235e3, "request_bytes": 3., "response_bytes": 42., "backend": "b1", "attempts": 2., "user_agent": "curl/8", "upgraded": true,
+		"duration": 1235e3, "request_bytes": 3., "response_bytes": 42., "backend": "b1", "attempts": 2., "user_agent": "curl/8", "upgraded": true, "hedged": true,
 		"request_id": "id-1", "traceparent": goodParent, "err": "why",
 	} {
 		if got[name] != want {

@@ -36,6 +36,7 @@ type attempt struct {
 	cancel context.CancelCauseFunc
 	timer  *headTimer    // nil until bound
 	body   *attemptBody  // nil if there is none, or nobody has looked
+	spare  bool          // it is beside another
 	late   bool          // the limit has passed, without a timer
 	wait   time.Duration // until the response began
 	load   *Load         // what the response says of its backend's
@@ -69,14 +70,7 @@ func (a *attempt) expired() bool { return a.late || a.timer != nil && a.timer.st
 // roundTrip sends the request and returns the head of the response. The context
 // of the attempt ends when it is settled, and the body with it.
 func (a *attempt) roundTrip() (*http.Response, error) {
-	var res *http.Response
-	var err error
-	switch t := a.picked.Backend().transport.(type) {
-	case *http1.Client:
-		res, err = a.roundTripHTTP1(t)
-	default:
-		res, err = a.roundTripOther(t)
-	}
+	res, err := a.send()
 	if err != nil {
 		return nil, err
 	}
@@ -88,22 +82,42 @@ func (a *attempt) roundTrip() (*http.Response, error) {
 	return res, nil
 }
 
+func (a *attempt) send() (*http.Response, error) {
+	switch t := a.picked.Backend().transport.(type) {
+	case *http1.Client:
+		return a.roundTripHTTP1(t)
+	case *h2Client:
+		if t.overHTTP1(a.x.out.Header) {
+			return a.roundTripHTTP1(t.upgrades)
+		}
+		return a.roundTripOther(t)
+	default:
+		return a.roundTripOther(t)
+	}
+}
+
 // roundTripHTTP1 works in this goroutine. Without a body there is nothing but
 // the response to wait for, which needs no timer.
 func (a *attempt) roundTripHTTP1(c *http1.Client) (*http.Response, error) {
 	x, b, out, limit := a.x, a.picked.Backend(), a.x.out, a.limit
-	if x.body == nil {
+	if x.body == nil && a.timer == nil {
 		out.URL.Scheme, out.URL.Host, out.URL.User = b.url.Scheme, b.url.Host, nil
 	} else {
-		// What is left of an earlier attempt may still look at its own.
-		a.bound()
+		// What is left of an earlier attempt, or one beside this, may look at its own.
+		if a.timer == nil {
+			a.bound()
+		}
 		out, limit = new(*x.out), 0
 		out.URL = withHost(x.out.URL, b.url)
-		a.openBody(out)
+		if x.body != nil {
+			a.openBody(out)
+		}
 	}
 	res, err := c.Do(a.ctx, out, limit, a)
 	if err == nil {
-		x.response = res
+		if x.room != nil {
+			x.response = res
+		}
 		return res, nil
 	}
 	if e, ok := errors.AsType[*http1.Error](err); ok {
@@ -117,9 +131,13 @@ func (a *attempt) roundTripHTTP1(c *http1.Client) (*http.Response, error) {
 
 // roundTripOther leaves the request to a transport with goroutines of its own.
 func (a *attempt) roundTripOther(t transport) (*http.Response, error) {
-	a.bound()
+	if a.timer == nil {
+		a.bound()
+	}
 	x := a.x
-	x.room = nil // they may keep the request
+	if x.room != nil {
+		x.room = nil // they may keep the request
+	}
 	out := x.out.WithContext(httptrace.WithClientTrace(a.ctx, &httptrace.ClientTrace{
 		// The transport comes here again if it repeats the request after a stale
 		// connection, which it does only if it is as good as not sent.
@@ -145,6 +163,9 @@ func withHost(u, backend *url.URL) *url.URL {
 // waits, perhaps in a goroutine of its own.
 func (a *attempt) Interim(status int, h http.Header) error {
 	x := a.x
+	if a.spare {
+		return nil // those of the other attempt are forwarded
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if a.ctx.Err() != nil {
@@ -209,9 +230,8 @@ type verdict struct {
 	retry  bool
 }
 
-// judge says whose fault the failure of the current attempt is.
-func (x *exchange) judge(err error) verdict {
-	a := x.current
+// judge says whose fault the failure of an attempt is.
+func (x *exchange) judge(a *attempt, err error) verdict {
 	id := a.picked.Backend().ID()
 	expired := a.expired()
 	switch ctxErr := x.in.Context().Err(); {
@@ -237,6 +257,8 @@ func (x *exchange) judge(err error) verdict {
 		return verdict{err: bad, result: Unreachable, retry: a.sealBody()}
 	case a.answered.Load():
 		return verdict{err: bad, result: Failed}
+	case isRefused(err):
+		return verdict{err: bad, result: Failed, retry: a.sealBody()}
 	}
 	return verdict{err: bad, result: Failed, retry: isIdempotent(x.out.Method) && a.sealBody()}
 }

@@ -28,6 +28,7 @@ type requestBody struct {
 	openOnce sync.Once
 	most     int64     // the bytes that there may be; 0 means no limit
 	kept     *keptBody // nil if nothing is kept for another attempt
+	mirrored *mirrored // nil if there is no copy
 
 	started atomic.Bool
 	ended   atomic.Bool
@@ -102,6 +103,9 @@ func (a *attemptBody) readSource(p []byte) (int, error) {
 		n, err = int(left), &http.MaxBytesError{Limit: a.most}
 	}
 	a.bytes.Add(int64(n))
+	if a.mirrored != nil && (err == nil || err == io.EOF) {
+		a.mirrored.add(p[:n], err == io.EOF)
+	}
 	switch {
 	case err == io.EOF:
 		a.finishTrailer()

@@ -38,6 +38,8 @@
 //     Others can write their own.
 //   - [Affinity] keeps a client at one server; [RetryBudget] bounds what retries
 //     may cost.
+//   - [Hedge] asks a second server if the first is slow; [Mirror] sends copies of
+//     requests elsewhere; [Trace] sees to W3C trace contexts.
 //   - [Pool.RoundTripper] is for HTTP clients in this program; [Pool.Pick] and
 //     [Pool.Acquire] are for those who send something else than HTTP.
 //   - [Event] is the record of a request, for logs and metrics; [StateChange] is
@@ -104,10 +106,11 @@
 // # Limits
 //
 // Backends speak HTTP/1.1, HTTP/2 over TLS if PoolConfig.TLS offers it, or HTTP/2
-// without TLS if their URL is h2c.
+// without TLS if their URL is h2c. What asks for an upgrade goes to the second kind
+// by HTTP/1.1, and to the third without.
 // A field that a backend's response names in Connection beside "close" is passed
 // on, as net/http hides that Connection from the proxy. Bodies are kept in memory
-// only, for [ProxyConfig].RetryBody. There is no hedging, and no timeout for a
+// only, for [ProxyConfig].RetryBody and [Mirror]. There is no timeout for a
 // response once it has begun: a client that
 // goes away ends it. CONNECT is answered with 501. An idle connection that the
 // backend closes at the moment at which a request with a body is sent costs that

@@ -34,6 +34,9 @@ type Event struct {
 	RequestBytes, ResponseBytes int64
 	// Upgraded says that the connection was upgraded.
 	Upgraded bool
+	// Hedged says that a second backend was asked because the first was slow (see
+	// Hedge). It is counted among Attempts.
+	Hedged bool
 	// RequestID and Traceparent are what the backend was told, of
 	// ProxyConfig.RequestID and ProxyConfig.Trace. Empty means nothing.
 	RequestID, Traceparent string

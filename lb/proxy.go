@@ -79,6 +79,12 @@ type ProxyConfig struct {
 	// Trace sees to a valid traceparent. It is cloned. Nil means that the client's
 	// traceparent and tracestate pass as they are.
 	Trace *Trace
+	// Hedge sends requests that are slow to be answered to a second backend. It is
+	// cloned. Nil means that none is.
+	Hedge *Hedge
+	// Mirror sends copies of requests to another pool. It is cloned. Nil means
+	// that none are.
+	Mirror *Mirror
 	// Affinity keeps clients at the backend that they got first. It is cloned.
 	// Nil keeps nobody.
 	Affinity *Affinity
@@ -123,6 +129,12 @@ func (c *ProxyConfig) validate() error {
 		errs = append(errs, fmt.Errorf("lb: ProxyConfig.Backoff is %v, want %v at most", c.Backoff, maxBackoff))
 	}
 	errs = append(errs, c.RetryBudget.validate(), c.validateBodies(), c.validateIDs())
+	if c.Hedge != nil {
+		errs = append(errs, c.Hedge.validate())
+	}
+	if c.Mirror != nil {
+		errs = append(errs, c.Mirror.validate())
+	}
 	if c.Affinity != nil {
 		errs = append(errs, c.Affinity.validate())
 	}
@@ -152,6 +164,8 @@ type Proxy struct {
 	conf     ProxyConfig
 	budget   budget
 	affinity *affinity // nil: there is none
+	hedge    *hedge    // nil: nothing is hedged
+	mirror   *mirror   // nil: there is none
 	hijacker sync.Once // guards the one complaint about a missing Hijack
 }
 
@@ -189,6 +203,12 @@ func NewProxy(conf ProxyConfig) (*Proxy, error) {
 	setDefault(&conf.Backoff, defaultBackoff)
 	p := &Proxy{conf: conf}
 	p.budget.set(conf.RetryBudget)
+	if conf.Hedge != nil {
+		p.hedge, p.conf.Hedge = newHedge(conf.Hedge), nil
+	}
+	if conf.Mirror != nil {
+		p.mirror, p.conf.Mirror = newMirror(conf.Mirror), nil
+	}
 	if conf.Affinity != nil {
 		p.affinity, p.conf.Affinity = newAffinity(conf.Affinity), nil
 	}

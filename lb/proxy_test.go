@@ -15,13 +15,15 @@ import (
 
 func TestNewProxyNamesEveryMistake(t *testing.T) {
 	_, err := NewProxy(ProxyConfig{
-		Retries: 17, RetryBody: -1, RetryStatus: []int{200}, MaxRequestBody: -1, MaxResponseBody: -1, Timeout: -1, Upgrade: []string{"web socket"},
+		Retries: 17, RetryBody: -1, RetryStatus: []int{200}, MaxRequestBody: -1, MaxResponseBody: -1, Timeout: -1,
+		Hedge: &Hedge{Quantile: 1}, Mirror: &Mirror{Share: 2, MaxBody: -1, MaxInFlight: -1, Timeout: -1}, Upgrade: []string{"web socket"},
 		TrustedProxies: []netip.Prefix{{}, netip.MustParsePrefix("::ffff:10.0.0.0/104")},
 	})
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"Pool is nil", "Retries is 17", "RetryBody is -1", "RetryStatus[0] is 200", "MaxRequestBody is -1", "MaxResponseBody is -1", "Timeout is -1ns", `Upgrade[0] is "web socket"`, "TrustedProxies[0]", "TrustedProxies[1]"} {
+	for _, want := range []string{"Pool is nil", "Retries is 17", "RetryBody is -1", "RetryStatus[0] is 200", "MaxRequestBody is -1", "MaxResponseBody is -1",
+		"Hedge.Quantile is 1", "Mirror.Pool is nil", "Mirror.Share is 2", "Mirror.MaxBody is -1", "Mirror.MaxInFlight is -1", "Mirror.Timeout is -1ns", "Timeout is -1ns", `Upgrade[0] is "web socket"`, "TrustedProxies[0]", "TrustedProxies[1]"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %q:\n%v", want, err)
 		}

@@ -19,6 +19,7 @@ func (x *exchange) forward() {
 		x.fail(err)
 		return
 	}
+	x.mirror()
 	budget := &x.proxy.budget
 	budget.earn()
 	var last verdict
@@ -38,9 +39,9 @@ func (x *exchange) forward() {
 			return
 		}
 		x.begin(picked)
-		res, err := x.current.roundTrip()
+		res, err := x.roundTrip()
 		for err == nil && x.another(res) {
-			res, err = x.current.roundTrip()
+			res, err = x.roundTrip()
 		}
 		if err == nil {
 			if last.result == Unreachable {
@@ -49,7 +50,7 @@ func (x *exchange) forward() {
 			x.respond(res)
 			return
 		}
-		last = x.judge(err)
+		last = x.judge(x.current, err)
 		x.settle(last.result, 0, last.err)
 		if !last.retry || !x.mayRetry() {
 			x.fail(last.err)

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-
-	"github.com/palisade-go/palisade/lb/internal/http1"
 )
 
 // transport makes the connections to one backend. Each backend has its own, so
@@ -19,26 +17,18 @@ type transport interface {
 }
 
 // newBackendTransport returns an [http1.Client], which works in the goroutine of
-// the request, unless HTTP/2 may be spoken.
+// the request, or an h2Client if HTTP/2 may be spoken.
 func (p *Pool) newBackendTransport(u *url.URL) transport {
-	if u.Scheme == schemeH2C {
-		return p.newH2CTransport()
+	if u.Scheme == schemeH2C || u.Scheme == "https" && p.speaksHTTP2() {
+		return p.newH2Client(u)
 	}
 	if isLayer4(u) {
 		return noTransport{u.Scheme}
 	}
-	if u.Scheme == "https" && p.speaksHTTP2() {
-		return p.newTransport()
-	}
-	return http1.New(http1.Config{
-		Dial:             p.dial,
-		TLS:              p.conf.TLS,
-		HandshakeTimeout: p.conf.DialTimeout,
-		IdleConns:        p.conf.IdleConns,
-		IdleTimeout:      p.conf.IdleTimeout,
-		HeadBytes:        int(min(p.conf.HeaderBytes, math.MaxInt32)),
-	})
+	return p.newHTTP1Client(p.conf.TLS)
 }
+
+const maxHeadBytes = math.MaxInt32
 
 // newTransport returns a transport of net/http.
 func (p *Pool) newTransport() *http.Transport {

@@ -144,7 +144,7 @@ func TestProxyFromTheEnvironmentIsIgnored(t *testing.T) {
 		Backends: []BackendConfig{{URL: "https://h2.test"}, {ID: "plain", URL: "http://h1.test"}},
 		TLS:      &tls.Config{NextProtos: []string{"h2"}}, Health: &HealthCheck{Interval: time.Hour},
 	}, 0)
-	if p.backends[0].transport.(*http.Transport).Proxy != nil || p.checks.Proxy != nil {
+	if p.backends[0].transport.(*h2Client).transport.Proxy != nil || p.checks.Proxy != nil {
 		t.Error("a transport asks for a proxy")
 	}
 	// This one knows of no proxies.

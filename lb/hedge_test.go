@@ -1,0 +1,251 @@
+package lb
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// settled waits until no backend has a request, and returns the status.
+func (r *rig) settled() []BackendStatus {
+	r.t.Helper()
+	for range 2000 {
+		status := r.pool.Status()
+		if !slices.ContainsFunc(status, func(s BackendStatus) bool { return s.InFlight != 0 }) {
+			return status
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	r.t.Fatalf("requests are in flight for ever: %+v", r.pool.Status())
+	return nil
+}
+
+// TestHedge: who wins, for each way in which two attempts can go.
+func TestHedge(t *testing.T) {
+	gone := make(chan bool, 1)
+	stalls := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done() // until it is given up
+		gone <- true
+	})
+	slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(100 * time.Millisecond)
+		io.WriteString(w, "slow")
+	})
+	slowly := rawBackend(t, func(c *conn) { // fails, after the hedge has begun
+		c.reqHead()
+		time.Sleep(60 * time.Millisecond)
+	})
+	atOnce := rawBackend(t, func(c *conn) { c.reqHead() })
+	ok := new(seen)
+	for _, c := range []struct {
+		name, method  string
+		backends      []any
+		hedge         Hedge
+		budget        RetryBudget
+		body          string
+		status        int
+		backend       string
+		attempts      int
+		hedged, ended bool
+	}{
+		{"the spare wins", "GET", []any{stalls, ok}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "ok", 200, "b1", 2, true, true},
+		{"the spare is slow, too: the first wins", "GET", []any{slow, stalls}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "slow", 200, "b0", 2, true, true},
+		{"the spare fails", "GET", []any{slow, atOnce}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "slow", 200, "b0", 2, true, false},
+		{"the first fails while the spare runs", "GET", []any{slowly, slow}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "slow", 200, "b1", 2, true, false},
+		{"both fail, a third is asked", "GET", []any{slowly, slowly, ok}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "ok", 200, "b2", 3, true, false},
+		{"in time", "GET", []any{ok, stalls}, Hedge{Delay: 5 * time.Second}, RetryBudget{}, "ok", 200, "b0", 1, false, false},
+		{"not safe", "DELETE", []any{slow, ok}, Hedge{Delay: time.Millisecond}, RetryBudget{}, "slow", 200, "b0", 1, false, false},
+		{"no other backend", "GET", []any{slow}, Hedge{Delay: time.Millisecond}, RetryBudget{}, "slow", 200, "b0", 1, false, false},
+		{"no budget", "GET", []any{slow, ok}, Hedge{Delay: time.Millisecond}, RetryBudget{Percent: 1, Reserve: 1}, "slow", 200, "b0", 1, false, false},
+		{"nothing is known of quantiles", "GET", []any{slow, ok}, Hedge{Quantile: 0.5}, RetryBudget{}, "slow", 200, "b0", 1, false, false},
+	} {
+		r := newRig(t, PoolConfig{}, ProxyConfig{Hedge: &c.hedge, RetryBudget: c.budget}, nil, c.backends...)
+		client := dialRaw(t, r.addr)
+		client.send(c.method + " / HTTP/1.1\nHost: h\n\n")
+		res, body := client.response(c.method)
+		e := r.event()
+		if res.StatusCode != c.status || body != c.body || e.Backend != c.backend || e.Attempts != c.attempts || e.Hedged != c.hedged || e.Err != nil {
+			t.Errorf("%s: %d %q, event %+v", c.name, res.StatusCode, body, e)
+		}
+		status := r.settled()
+		if c.ended {
+			select {
+			case <-gone:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: the loser is not given up", c.name)
+			}
+			for _, s := range status {
+				if s.Failures != 0 {
+					t.Errorf("%s: losing is counted as a failure: %+v", c.name, s)
+				}
+			}
+		}
+		client.Close()
+	}
+}
+
+// Both attempts may race to the end, over and over, with all kinds of backends.
+func TestHedgeUnderLoad(t *testing.T) {
+	var attempts atomic.Int64
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		attempts.Add(1)
+		time.Sleep(time.Duration(rand.N(3000)) * time.Microsecond)
+		fmt.Fprintf(w, "%s is answered", r.URL.Path)
+	})
+	srv := newH2CServer(t, 100, h)
+	for _, backends := range [][]any{{h, h, h}, nil} {
+		pc := PoolConfig{Strategy: LeastRequest{}}
+		if backends == nil {
+			pc.Backends = []BackendConfig{{ID: "x", URL: srv.url()}, {ID: "y", URL: "h2c://localhost:" + srv.URL[len("http://127.0.0.1:"):]}}
+		}
+		attempts.Store(0)
+		r := newRig(t, pc, ProxyConfig{Hedge: &Hedge{Delay: 1500 * time.Microsecond}, RetryBudget: RetryBudget{Percent: -1}}, nil, backends...)
+		client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+		var wg sync.WaitGroup
+		const workers, each = 8, 60
+		for i := range workers {
+			wg.Go(func() {
+				for j := range each {
+					path := fmt.Sprintf("/%d-%d", i, j)
+					res, err := client.Get(r.server.URL + path)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					body, err := io.ReadAll(res.Body)
+					res.Body.Close()
+					if err != nil || string(body) != path+" is answered" {
+						t.Errorf("%s: %q, %v", path, body, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		client.CloseIdleConnections()
+		for _, s := range r.settled() {
+			if s.Failures != 0 {
+				t.Errorf("status %+v", s)
+			}
+		}
+		hedged := 0
+		for range workers * each {
+			if r.event().Hedged {
+				hedged++
+			}
+		}
+		if hedged == 0 {
+			t.Errorf("nothing was hedged in %d attempts", attempts.Load())
+		}
+	}
+}
+
+// The budget bounds hedging: backends that are all slow get a fifth more.
+func TestHedgeBudget(t *testing.T) {
+	var attempts atomic.Int64
+	slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		attempts.Add(1)
+		time.Sleep(2 * time.Millisecond)
+	})
+	r := newRig(t, PoolConfig{}, ProxyConfig{Hedge: &Hedge{Delay: time.Nanosecond}, RetryBudget: RetryBudget{Reserve: 10}}, nil, slow, slow)
+	client := dialRaw(t, r.addr)
+	const requests = 200
+	for range requests {
+		client.send("GET / HTTP/1.1\nHost: h\n\n")
+		client.response("GET")
+	}
+	r.settled()
+	if got := attempts.Load(); got > requests*12/10+1 || got < requests+10 {
+		t.Errorf("%d attempts for %d requests, want a fifth more", got, requests)
+	}
+}
+
+// TestHedgeClientGone: a client that goes away ends both attempts, and nobody is
+// to blame.
+func TestHedgeClientGone(t *testing.T) {
+	arrived, gone := make(chan bool, 2), make(chan bool, 2)
+	stalls := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		arrived <- true
+		<-r.Context().Done()
+		gone <- true
+	})
+	r := newRig(t, PoolConfig{}, ProxyConfig{Hedge: &Hedge{Delay: time.Millisecond}}, nil, stalls, stalls)
+	client := dialRaw(t, r.addr)
+	client.send("GET / HTTP/1.1\nHost: h\n\n")
+	<-arrived
+	<-arrived
+	client.Close()
+	<-gone
+	<-gone
+	if e := r.event(); e.Status != StatusClientClosed || e.Attempts != 2 {
+		t.Errorf("event %+v", e)
+	}
+	for _, s := range r.settled() {
+		if s.Failures != 0 {
+			t.Errorf("status %+v", s)
+		}
+	}
+}
+
+// TestWaitsGolden compares the quantile with that of the sorted observations.
+func TestWaitsGolden(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, q := range []float64{0.5, 0.9, 0.99} {
+		w := &waits{quantile: q}
+		var all []time.Duration
+		for i := range 2000 {
+			d := time.Duration(rng.ExpFloat64() * float64(10*time.Millisecond))
+			w.observe(d)
+			all = append(all, d)
+			if i+1 < waitLeast && w.value.Load() != 0 {
+				t.Fatalf("after %d observations the quantile is %v", i+1, time.Duration(w.value.Load()))
+			}
+			if (i+1)%waitEvery != 0 || i+1 < waitLeast {
+				continue
+			}
+			sorted := slices.Clone(all)
+			slices.Sort(sorted)
+			want, got := sorted[int(q*float64(len(sorted)))], time.Duration(w.value.Load())
+			if got < want || float64(got) > float64(want)*1.126+2000 {
+				t.Fatalf("after %d observations the quantile %v is %v, want %v", i+1, q, got, want)
+			}
+		}
+	}
+	// What was long ago is forgotten.
+	w := &waits{quantile: 0.9}
+	for range 10 * waitMost {
+		w.observe(time.Second)
+	}
+	for range 10 * waitMost {
+		w.observe(time.Millisecond)
+	}
+	if v := time.Duration(w.value.Load()); v > 2*time.Millisecond {
+		t.Errorf("the quantile is %v", v)
+	}
+	w.observe(-1)
+	w.observe(1 << 62)
+}
+
+func TestHedgeQuantile(t *testing.T) {
+	h := newHedge(&Hedge{Delay: 5 * time.Millisecond, Quantile: 0.9})
+	if d := h.delay(); d != 0 {
+		t.Errorf("the delay is %v before anything is known", d)
+	}
+	for range 1000 {
+		h.observe(time.Millisecond)
+	}
+	if d := h.delay(); d != 5*time.Millisecond {
+		t.Errorf("the delay is %v, want the least", d)
+	}
+	for range 10_000 {
+		h.observe(20 * time.Millisecond)
+	}
+	if d := h.delay(); d < 20*time.Millisecond || d > 23*time.Millisecond {
+		t.Errorf("the delay is %v, want some 20 ms", d)
+	}
+}

@@ -1,0 +1,148 @@
+package lb
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// shadow is a pool of one backend, for copies.
+func shadow(t *testing.T, h http.Handler) *Pool {
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return poolOf(t, PoolConfig{Backends: []BackendConfig{{ID: "shadow", URL: srv.URL}}}, 0)
+}
+
+// TestMirror: what is copied, and what is not.
+func TestMirror(t *testing.T) {
+	long := strings.Repeat("x", 100)
+	for _, c := range []struct {
+		name, request string
+		body          string
+		copied        bool
+	}{
+		{"GET", "GET /a?b HTTP/1.1\nHost: h.test\nX-Mine: 1\n\n", "", true},
+		{"POST", "POST /a?b HTTP/1.1\nHost: h.test\nX-Mine: 1\nContent-Length: 4\n\nbody", "body", true},
+		{"chunks", "PUT /a?b HTTP/1.1\nHost: h.test\nX-Mine: 1\nTransfer-Encoding: chunked\n\n2\nbo\n2\ndy\n0\nX-T: 1\n\n", "body", true},
+		{"as much as may be", "POST /a?b HTTP/1.1\nHost: h.test\nX-Mine: 1\nContent-Length: 50\n\n" + long[:50], long[:50], true},
+		{"too long", "POST /a?b HTTP/1.1\nHost: h.test\nContent-Length: 51\n\n" + long[:51], "", false},
+		{"too long, it turns out", "POST /a?b HTTP/1.1\nHost: h.test\nTransfer-Encoding: chunked\n\n64\n" + long + "\n0\n\n", "", false},
+		{"upgrade", "GET /a?b HTTP/1.1\nHost: h.test\nConnection: Upgrade\nUpgrade: websocket\n\n", "", false},
+	} {
+		copies, backend := new(seen), new(seen)
+		done := make(chan Event, 1)
+		r := newRig(t, PoolConfig{}, ProxyConfig{Mirror: &Mirror{
+			Pool: shadow(t, copies), MaxBody: 50, OnDone: func(e Event) { done <- e },
+		}}, nil, backend)
+		client := dialRaw(t, r.addr)
+		client.send(c.request)
+		if res, body := client.response("POST"); res.StatusCode != 200 || body != "ok" {
+			t.Errorf("%s: the client gets %d %q", c.name, res.StatusCode, body)
+		}
+		if e := r.event(); e.Attempts != 1 || e.Backend != "b0" {
+			t.Errorf("%s: event %+v", c.name, e)
+		}
+		if !c.copied {
+			// Were there one, it would have begun before the response came.
+			if copies.request() != nil || r.proxyMirrorBusy() {
+				t.Errorf("%s was copied", c.name)
+			}
+			continue
+		}
+		e := <-done
+		req := copies.request()
+		if e.Err != nil || e.Status != 200 || e.Backend != "shadow" || e.ResponseBytes != 2 || e.RequestBytes != int64(len(c.body)) || e.Attempts != 1 {
+			t.Errorf("%s: the copy's event %+v", c.name, e)
+		}
+		if req.Method != backend.request().Method || req.Host != "h.test" || req.URL.RequestURI() != "/a?b" || req.Header.Get("X-Mine") != "1" ||
+			req.Header.Get("X-Forwarded-For") != "127.0.0.1" || copies.body != c.body {
+			t.Errorf("%s: the copy is %+v, body %q", c.name, req, copies.body)
+		}
+	}
+}
+
+// proxyMirrorBusy says whether a copy is under way.
+func (r *rig) proxyMirrorBusy() bool {
+	return r.server.Config.Handler.(*Proxy).mirror.inFlight.Load() > 0
+}
+
+// TestMirrorIsNeverFelt: a shadow that stalls, or does not exist, costs the client
+// nothing, and copies beyond the bound are dropped.
+func TestMirrorIsNeverFelt(t *testing.T) {
+	var mu sync.Mutex
+	var events []Event
+	record := func(e Event) { mu.Lock(); events = append(events, e); mu.Unlock() }
+	await := func(n int) []Event {
+		for range 2000 {
+			mu.Lock()
+			got := len(events)
+			mu.Unlock()
+			if got >= n {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		defer func() { events = nil }()
+		return events
+	}
+	stalls := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	pool := shadow(t, stalls)
+	r := newRig(t, PoolConfig{}, ProxyConfig{Mirror: &Mirror{Pool: pool, MaxInFlight: 3, Timeout: time.Hour, OnDone: record}}, nil, new(seen))
+	client := dialRaw(t, r.addr)
+	for range 10 {
+		client.send("POST / HTTP/1.1\nHost: h\nContent-Length: 4\n\nbody")
+		if res, body := client.response("POST"); res.StatusCode != 200 || body != "ok" {
+			t.Fatalf("%d %q", res.StatusCode, body)
+		}
+	}
+	for _, e := range await(7) {
+		if !errors.Is(e.Err, ErrBusy) {
+			t.Errorf("beyond the bound: %+v", e)
+		}
+	}
+	pool.Close() // ends those under way
+	if got := await(3); len(got) != 3 || got[0].Err == nil {
+		t.Errorf("after Close: %+v", got)
+	}
+
+	dead := poolOf(t, PoolConfig{Backends: []BackendConfig{{ID: "dead", URL: "http://" + deadAddr(t)}}}, 0)
+	r = newRig(t, PoolConfig{}, ProxyConfig{Mirror: &Mirror{Pool: dead, OnDone: record}}, nil, new(seen))
+	client = dialRaw(t, r.addr)
+	client.send("GET / HTTP/1.1\nHost: h\n\n")
+	if res, _ := client.response("GET"); res.StatusCode != 200 {
+		t.Errorf("status %d", res.StatusCode)
+	}
+	if got := await(1); len(got) != 1 || got[0].Err == nil || got[0].Backend != "dead" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestMirrorShare(t *testing.T) {
+	const requests = 1000
+	done := make(chan Event, requests)
+	r := newRig(t, PoolConfig{}, ProxyConfig{Mirror: &Mirror{
+		Pool: shadow(t, new(seen)), Share: 0.2, MaxInFlight: requests, OnDone: func(e Event) { done <- e },
+	}}, nil, new(seen))
+	client := dialRaw(t, r.addr)
+	for range requests {
+		client.send("GET / HTTP/1.1\nHost: h\n\n")
+		client.response("GET")
+	}
+	for i := 0; r.proxyMirrorBusy() && i < 2000; i++ {
+		time.Sleep(time.Millisecond)
+	}
+	// Ten standard deviations around 200.
+	if n := len(done); n < 74 || n > 326 {
+		t.Errorf("%d of %d requests were copied, want about a fifth", n, requests)
+	}
+}
