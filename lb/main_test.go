@@ -11,5 +11,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(costKind) != "" {
 		os.Exit(costProcess())
 	}
+	if addr := os.Getenv(backendProcess); addr != "" {
+		os.Exit(serveBackend(addr))
+	}
 	leaktest.Main(m)
 }
