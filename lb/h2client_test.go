@@ -319,7 +319,7 @@ func TestHTTP2OverTLS(t *testing.T) {
 }
 
 // grpcMessage is a message as gRPC frames it: not compressed, its length, it.
-func grpcMessage(s string) []byte {
+func grpcFrame(s string) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(s))), s...)
 }
 
@@ -357,7 +357,7 @@ func grpcServer(canceled chan<- error) http.Handler {
 					h.Set("Grpc-Message", fmt.Sprintf("%d messages, %v", n, err))
 					return
 				}
-				w.Write(grpcMessage("re: " + m))
+				w.Write(grpcFrame("re: " + m))
 				flush()
 			}
 		case "/echo.Echo/Wait":
@@ -391,7 +391,7 @@ func TestGRPC(t *testing.T) {
 		return res
 	}
 
-	res := call(t.Context(), "Missing", strings.NewReader(string(grpcMessage("x"))))
+	res := call(t.Context(), "Missing", strings.NewReader(string(grpcFrame("x"))))
 	body, err := io.ReadAll(res.Body)
 	if err != nil || len(body) != 0 || res.StatusCode != 200 || res.Header.Get("Grpc-Status") != "12" || res.Header.Get("Grpc-Message") != "no such method" || res.Header.Get("Content-Type") != "application/grpc" {
 		t.Errorf("trailers only: %d %v %q, %v", res.StatusCode, res.Header, body, err)
@@ -402,7 +402,7 @@ func TestGRPC(t *testing.T) {
 	res = call(t.Context(), "Stream", in)
 	for i := range 5 {
 		m := strings.Repeat("x", i*20_000)
-		go out.Write(grpcMessage(m))
+		go out.Write(grpcFrame(m))
 		// The answer comes while the stream is open.
 		if got, err := readGRPC(res.Body); err != nil || got != "re: "+m {
 			t.Fatalf("message %d: %d bytes, %v", i, len(got), err)
@@ -422,7 +422,7 @@ func TestGRPC(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	in, out = io.Pipe()
 	res = call(ctx, "Wait", in)
-	go out.Write(grpcMessage("wait"))
+	go out.Write(grpcFrame("wait"))
 	time.AfterFunc(20*time.Millisecond, cancel)
 	if _, err := io.ReadAll(res.Body); err == nil {
 		t.Error("a canceled call ends well")
