@@ -15,7 +15,7 @@ import (
 //
 // An HTTP handler gets it through http.Server.ConnContext.
 func ProxyHeaderOf(conn net.Conn) *ProxyHeader {
-	if c := within[*proxyConn](conn); c != nil {
+	if c := unwrap[*proxyConn](conn); c != nil {
 		return c.header
 	}
 	return nil
@@ -25,8 +25,8 @@ func ProxyHeaderOf(conn net.Conn) *ProxyHeader {
 // itself.
 const maxWrapped = 16
 
-// within returns the outermost T that conn is or wraps, or the zero T.
-func within[T any](conn net.Conn) (found T) {
+// unwrap returns the outermost T that conn is or wraps, or the zero T.
+func unwrap[T any](conn net.Conn) (found T) {
 	for range maxWrapped {
 		if t, ok := conn.(T); ok {
 			return t
@@ -136,7 +136,7 @@ type halfCloser interface{ CloseWrite() error }
 
 // closeWrite ends the direction to the peer.
 func closeWrite(conn net.Conn) error {
-	if half := within[halfCloser](conn); half != nil {
+	if half := unwrap[halfCloser](conn); half != nil {
 		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported

@@ -145,8 +145,10 @@ func TestProxyListenerSlow(t *testing.T) {
 			io.WriteString(conn, say)
 			return conn
 		}
-		go dial(headerOfV1) // which starts the listener
-		if _, err := l.Accept(); err != nil {
+		dialed := make(chan net.Conn, 1)
+		go func() { dialed <- dial(headerOfV1) }() // Accept starts the listener
+		first, err := l.Accept()
+		if err != nil {
 			t.Fatal(err)
 		}
 		for range 5 {
@@ -182,6 +184,11 @@ func TestProxyListenerSlow(t *testing.T) {
 			if _, err := l.Accept(); err != nil {
 				t.Error(err)
 			}
+		}
+		// HeaderTimeout is no limit for what comes afterwards.
+		io.WriteString(<-dialed, "late")
+		if got, err := io.ReadAll(io.LimitReader(first, 4)); string(got) != "late" {
+			t.Errorf("%q, %v", got, err)
 		}
 	})
 }

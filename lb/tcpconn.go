@@ -121,7 +121,7 @@ func (c *tcpConn) join(backend net.Conn) bool {
 // reset closes a connection so that the peer does not take that for an end. It
 // does not wait, whatever conn is.
 func reset(conn net.Conn) {
-	if tcp := within[*net.TCPConn](conn); tcp != nil {
+	if tcp := unwrap[*net.TCPConn](conn); tcp != nil {
 		// If it fails, Close ends the connection in the ordinary way.
 		_ = tcp.SetLinger(0)
 		tcp.Close()
@@ -138,7 +138,7 @@ type tlsState interface {
 // route says where the connection goes.
 func (c *tcpConn) route() (*Pool, error) {
 	conf := &c.proxy.conf
-	if t := within[tlsState](c.client); t != nil {
+	if t := unwrap[tlsState](c.client); t != nil {
 		ctx, cancel := context.WithTimeout(c.proxy.ctx, conf.HelloTimeout)
 		defer cancel()
 		if err := t.HandshakeContext(ctx); err != nil {

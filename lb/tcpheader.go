@@ -19,7 +19,7 @@ func (c *tcpConn) outgoingHeader() *ProxyHeader {
 	if c.event.ServerName != "" {
 		h.Authority = c.event.ServerName
 	}
-	if t := within[tlsState](c.client); t != nil {
+	if t := unwrap[tlsState](c.client); t != nil {
 		state := t.ConnectionState()
 		h.TLS, h.ALPN = proxyTLSOf(&state), state.NegotiatedProtocol
 	}

@@ -13,7 +13,7 @@ import (
 type activity struct{ raw syscall.RawConn }
 
 func activityOf(conn net.Conn) activity {
-	if tcp := within[*net.TCPConn](conn); tcp != nil {
+	if tcp := unwrap[*net.TCPConn](conn); tcp != nil {
 		if raw, err := tcp.SyscallConn(); err == nil {
 			return activity{raw}
 		}
@@ -47,7 +47,7 @@ const tcpClosed = 7
 
 // canSplice says whether bytes can go from src to dst within the kernel.
 func canSplice(dst, src net.Conn) bool {
-	return within[*net.TCPConn](dst) != nil && within[*net.TCPConn](src) != nil
+	return unwrap[*net.TCPConn](dst) != nil && unwrap[*net.TCPConn](src) != nil
 }
 
 // sourceFailed says whether it is src that has broken off, which the error of

@@ -413,6 +413,15 @@ func TestTCPRetry(t *testing.T) {
 	if attempts != 50+10+10 {
 		t.Errorf("%d attempts of 50 connections, want 70", attempts)
 	}
+	// A retry that succeeds costs nothing.
+	rig = startTCP(t, nil, TCPProxyConfig{Pool: tcpPool(t, PoolConfig{Strategy: First{}}, dead, live)})
+	for range 50 {
+		client := dialTCP(t, rig.addr)
+		if got, err := io.ReadAll(io.LimitReader(client, 4)); string(got) != "live" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		client.Close()
+	}
 }
 
 func waitUntil(t *testing.T, f func() bool) {
