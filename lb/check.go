@@ -39,10 +39,10 @@ func (p *Pool) check(ctx context.Context, b *Backend) error {
 		err = h.Func(ctx, b)
 	case b.url.Scheme == schemeUDP:
 		err = p.checkUDP(ctx, b)
-	case h.Probe == ProbeTCP || b.url.Scheme == schemeTCP:
-		err = p.checkTCP(ctx, b)
 	case h.Probe == ProbeGRPC:
 		err = p.checkGRPC(ctx, b)
+	case h.Probe == ProbeTCP || b.url.Scheme == schemeTCP:
+		err = p.checkTCP(ctx, b)
 	default:
 		err = p.checkHTTP(ctx, b)
 	}

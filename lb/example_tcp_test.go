@@ -45,9 +45,8 @@ func ExampleTCPProxy() {
 		log.Fatal(err)
 	}
 	defer pool.Close()
-	proxy, err := lb.NewTCPProxy(lb.TCPProxyConfig{Pool: pool, OnDone: func(e lb.TCPEvent) {
-		fmt.Println(e.Backend, e.FromClient, e.FromBackend, e.Err)
-	}})
+	events := make(chan lb.TCPEvent, 1)
+	proxy, err := lb.NewTCPProxy(lb.TCPProxyConfig{Pool: pool, OnDone: func(e lb.TCPEvent) { events <- e }})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -72,10 +71,12 @@ func ExampleTCPProxy() {
 		log.Fatal(err)
 	}
 	fmt.Println(errors.Is(<-served, http.ErrServerClosed))
+	e := <-events
+	fmt.Println(e.Backend, e.FromClient, e.FromBackend, e.Err)
 	// Output:
 	// hello
-	// db1 5 5 <nil>
 	// true
+	// db1 5 5 <nil>
 }
 
 // TLS goes to the backends unopened. A client that asks for a name which is

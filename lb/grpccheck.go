@@ -35,7 +35,7 @@ func (p *Pool) newGRPCTransport() *http.Transport {
 // Responses; GRPC Health Checking Protocol).
 func (p *Pool) checkGRPC(ctx context.Context, b *Backend) error {
 	u := *b.url
-	if u.Scheme == schemeH2C {
+	if u.Scheme == schemeH2C || u.Scheme == schemeTCP {
 		u.Scheme = "http"
 	}
 	u.Path = "/grpc.health.v1.Health/Check"

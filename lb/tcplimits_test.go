@@ -173,7 +173,12 @@ func TestTCPMaxConns(t *testing.T) {
 		first.Close()
 		a.Close()
 		<-accepted
-		dial("2001:db8::2") // the first is not counted any more
+		synctest.Wait()
+		rig.limit.mu.Lock()
+		defer rig.limit.mu.Unlock()
+		if n := len(rig.limit.count); n != 2 {
+			t.Errorf("%d clients are counted, want 2", n)
+		}
 	})
 }
 

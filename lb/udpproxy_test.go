@@ -280,6 +280,31 @@ func TestUDPRefusedLate(t *testing.T) {
 	})
 }
 
+// refusingConn hears of a refusal when it writes, and then nobody hears of it again.
+type refusingConn struct{ net.Conn }
+
+func (refusingConn) Write([]byte) (int, error) { return 0, syscall.ECONNREFUSED }
+
+// TestUDPRefusedWrite: a refusal that a write has heard of moves the session, too.
+func TestUDPRefusedWrite(t *testing.T) {
+	live := udpBackend(t, func(s string) string { return s })
+	one, other := net.Pipe()
+	defer other.Close()
+	pool := udpPool(t, PoolConfig{Strategy: First{}, Dial: func(_ context.Context, network, addr string) (net.Conn, error) {
+		if addr != live {
+			return refusingConn{one}, nil
+		}
+		return net.Dial(network, addr)
+	}}, "192.0.2.1:1", live)
+	rig := startUDP(t, "127.0.0.1:0", UDPProxyConfig{Pool: pool})
+	if got := askUDP(t, dialUDP(t, rig.addr), "only once"); got != "only once" {
+		t.Errorf("%q", got)
+	}
+	if s := pool.Status()[0]; s.Failures != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestUDPSessions: there are no more than MaxSessions, and what is in use is not
 // ended by what is not.
 func TestUDPSessions(t *testing.T) {
