@@ -309,13 +309,13 @@ func TestUDPRefusedWrite(t *testing.T) {
 // ended by what is not.
 func TestUDPSessions(t *testing.T) {
 	pool := udpPool(t, PoolConfig{}, udpBackend(t, func(s string) string { return s }))
-	rig := startUDP(t, "127.0.0.1:0", UDPProxyConfig{Pool: pool, MaxSessions: 2, IdleTimeout: 2 * time.Second})
+	rig := startUDP(t, "127.0.0.1:0", UDPProxyConfig{Pool: pool, MaxSessions: 2, IdleTimeout: 20 * time.Second})
 	a, b, c := dialUDP(t, rig.addr), dialUDP(t, rig.addr), dialUDP(t, rig.addr)
 	askUDP(t, a, "a")
 	askUDP(t, b, "b")
 	c.Write([]byte("c"))
 	silentUDP(t, c) // the others have been used a moment ago
-	time.Sleep(250 * time.Millisecond)
+	time.Sleep(2100 * time.Millisecond) // a tenth of the timeout, and more
 	askUDP(t, a, "a")
 	if got := askUDP(t, c, "c"); got != "c" {
 		t.Errorf("%q", got)
