@@ -35,7 +35,7 @@ func (s BoundedLoad) Build(backends []*Backend) Picker {
 		total += int64(b.Weight())
 	}
 	p.bound.share = s.Factor / float64(total)
-	p.bound.count()
+	p.bound.counted.Store(p.bound.count())
 	return p
 }
 
@@ -66,10 +66,16 @@ type bound struct {
 // so above 15 of them only one pick in len/8 does, at random, and the total is
 // behind by as many requests as have come or gone since.
 func (b *bound) total() int64 {
-	if every := uint64(len(b.backends) / 8); every > 1 && rand.Uint64N(every) != 0 {
+	every := uint64(len(b.backends) / 8)
+	switch {
+	case every <= 1:
+		return b.count()
+	case rand.Uint64N(every) != 0:
 		return b.counted.Load()
 	}
-	return b.count()
+	n := b.count()
+	b.counted.Store(n)
+	return n
 }
 
 func (b *bound) count() int64 {
@@ -77,7 +83,6 @@ func (b *bound) count() int64 {
 	for _, backend := range b.backends {
 		n += backend.inFlight.Load()
 	}
-	b.counted.Store(n)
 	return n
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -33,6 +34,67 @@ func ExamplePool_Upsert() {
 	// Output:
 	// a 3
 	// c 1
+}
+
+// A circuit that opens, half-opens when its time is over, and closes with the
+// first success.
+func ExampleCircuit() {
+	halfOpen := make(chan lb.Circuit)
+	pool, err := lb.NewPool(lb.PoolConfig{
+		Backends: []lb.BackendConfig{{ID: "a", URL: "http://10.0.0.5:8080"}, {ID: "b", URL: "http://10.0.0.6:8080"}},
+		Strategy: lb.First{},
+		Outlier:  &lb.OutlierDetection{Consecutive: 1, EjectionTime: 10 * time.Millisecond},
+		OnStateChange: func(c lb.StateChange) {
+			if c.To == lb.Healthy {
+				halfOpen <- c.Circuit
+			}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	ask := func(status int) {
+		picked, err := pool.Pick(lb.PickInfo{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		picked.Done(lb.Outcome{Status: status, Duration: time.Millisecond})
+	}
+	ask(503)
+	fmt.Println(<-halfOpen)
+	ask(200)
+	fmt.Println(pool.Status()[0].Circuit)
+	// Output:
+	// half-open
+	// closed
+}
+
+// A server of gRPC that is asked for one of its services.
+func ExampleHealthCheck_gRPC() {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(r.Method, r.URL.Path)
+		w.Header().Set("Grpc-Status", "12") // unimplemented
+	}))
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
+	defer srv.Close()
+	news := make(chan lb.StateChange, 1)
+	pool, err := lb.NewPool(lb.PoolConfig{
+		Backends:      []lb.BackendConfig{{ID: "a", URL: "h2c://" + srv.Listener.Addr().String()}},
+		Health:        &lb.HealthCheck{Probe: lb.ProbeGRPC, Service: "shop.v1.Cart"},
+		OnStateChange: func(c lb.StateChange) { news <- c },
+		Logger:        slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	fmt.Println((<-news).To)
+	// Output:
+	// POST /grpc.health.v1.Health/Check
+	// unhealthy
 }
 
 // A limit for each backend that finds itself. What is too much for all is refused

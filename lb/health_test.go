@@ -245,3 +245,26 @@ func TestRemovedBackendIsNotChecked(t *testing.T) {
 		p.Close()
 	})
 }
+
+// Rise and Fall count checks in a row: one of the other kind begins anew.
+func TestRiseAndFallCountInARow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := poolOf(t, PoolConfig{Health: &HealthCheck{
+			Interval: time.Hour, Rise: 2, Fall: 2, Func: func(context.Context, *Backend) error { return nil },
+		}}, 1)
+		defer p.Close()
+		synctest.Wait()
+		b, sick := p.backends[0], errors.New("sick")
+		for i, c := range []struct {
+			err  error
+			want State
+		}{
+			{sick, Healthy}, {nil, Healthy}, {sick, Healthy}, {sick, Unhealthy},
+			{nil, Unhealthy}, {sick, Unhealthy}, {nil, Unhealthy}, {nil, Healthy},
+		} {
+			if p.checked(b, c.err); b.State() != c.want {
+				t.Errorf("after check %d it is %v, want %v", i, b.State(), c.want)
+			}
+		}
+	})
+}

@@ -2,7 +2,6 @@ package lb
 
 import (
 	"math/bits"
-	"sync/atomic"
 	"time"
 )
 
@@ -58,8 +57,6 @@ type leastRequest struct {
 	seats []leastSeat
 	equal bool // in weight
 	slowness
-	_    [64]byte // turn is written by each pick, and the rest is read by all
-	turn atomic.Uint64
 }
 
 type leastSeat struct {
@@ -121,9 +118,14 @@ func (l *leastRequest) Pick(info PickInfo) *Backend {
 	return l.takeTurn(tied)
 }
 
-// takeTurn chooses among several, as often as their weights say.
+// takeTurn chooses among several, as often as their weights say. Whose turn it is
+// follows from the requests that there have been, as a counter of turns would be
+// written by each pick and passed from processor to processor.
 func (l *leastRequest) takeTurn(tied uint64) *Backend {
-	turn := l.turn.Add(1) - 1
+	turn := uint64(0)
+	for i := range l.seats {
+		turn += l.seats[i].backend.requests.Load()
+	}
 	if l.equal {
 		for range uint32(turn) % uint32(bits.OnesCount64(tied)) {
 			tied &= tied - 1

@@ -208,7 +208,7 @@ func (p *Pool) mayEject() bool {
 			ejected++
 		}
 	}
-	return n > 1 && ejected < min(n-1, max(1, n*p.conf.Outlier.MaxEjected/100))
+	return ejected < min(n-1, max(1, n*p.conf.Outlier.MaxEjected/100))
 }
 
 // readmit ends the ejection of b.

@@ -222,3 +222,42 @@ func TestProxyQueues(t *testing.T) {
 		}
 	}
 }
+
+// Who comes while others wait goes behind them, even if there is room at that
+// moment: it is theirs.
+func TestNobodyIsOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := poolOf(t, PoolConfig{MaxInFlight: 1}, 1)
+		defer p.Close()
+		ahead := p.queue.join()
+		var got atomic.Bool
+		go func() {
+			if _, err := p.Acquire(context.Background(), PickInfo{}); err == nil {
+				got.Store(true)
+			}
+		}()
+		synctest.Wait()
+		if got.Load() {
+			t.Error("it took the room of the one ahead")
+		}
+		p.queue.leave(ahead)
+		synctest.Wait()
+		if !got.Load() {
+			t.Error("its turn did not come")
+		}
+	})
+}
+
+func TestRetryDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := poolOf(t, PoolConfig{MaxInFlight: 1}, 1)
+		defer p.Close()
+		if _, err := p.Acquire(t.Context(), PickInfo{}); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := p.Acquire(t.Context(), PickInfo{Tried: []*Backend{{}}}); err != ErrBusy || time.Since(began) > 0 {
+			t.Errorf("error %v after %v, want ErrBusy at once", err, time.Since(began))
+		}
+	})
+}

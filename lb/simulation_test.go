@@ -155,6 +155,7 @@ func (r *simRun) send(balancer int) {
 	}
 	server, began := r.servers[i], r.now()
 	b.inFlight.Add(1)
+	b.requests.Add(1)
 	r.after(simHop, func() {
 		server.inFlight++
 		came, with := r.now(), server.inFlight

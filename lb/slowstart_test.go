@@ -2,11 +2,7 @@ package lb
 
 import (
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,81 +111,12 @@ func TestUpsertAndRemove(t *testing.T) {
 	}
 }
 
-// TestUpdatesUnderLoad: at 1,000 changes of the pool a second no request fails,
-// and a backend that stays keeps its connections.
-func TestUpdatesUnderLoad(t *testing.T) {
-	ok := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
-	var opened sync.Map // the connections that the backend that stays has seen
-	steady := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		opened.Store(r.RemoteAddr, true)
-		io.WriteString(w, "ok")
-	})
-	stays, comes, goes := newMortal(t, "127.0.0.1:0", steady), newMortal(t, "127.0.0.1:0", ok), newMortal(t, "127.0.0.1:0", ok)
-	const workers, updates = 4, 1000
-	r := newRig(t, PoolConfig{SlowStart: 100 * time.Millisecond, Outlier: new(OutlierDetection)}, ProxyConfig{}, nil, stays.ln.Addr().String())
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers}}
-	defer client.CloseIdleConnections()
-	stop := make(chan struct{})
-	var requests atomic.Int64
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				res, err := client.Get(r.server.URL)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				body, err := io.ReadAll(res.Body)
-				res.Body.Close()
-				if err != nil || res.StatusCode != 200 || string(body) != "ok" {
-					t.Errorf("%d %q, %v", res.StatusCode, body, err)
-					return
-				}
-				requests.Add(1)
-			}
-		})
-	}
-	a := BackendConfig{ID: "a", URL: "http://" + comes.ln.Addr().String()}
-	b := BackendConfig{ID: "b", URL: "http://" + goes.ln.Addr().String()}
-	first := BackendConfig{ID: "b0", URL: "http://" + stays.ln.Addr().String()}
-	ticker := time.NewTicker(time.Millisecond)
-	defer ticker.Stop()
-	for i := range updates {
-		<-ticker.C
-		var err error
-		switch i % 6 {
-		case 0:
-			err = r.pool.Upsert(a, b)
-		case 1:
-			first.Weight = 1 + i%5
-			err = r.pool.Upsert(first)
-		case 2:
-			err = r.pool.Drain("a")
-		case 3:
-			err = r.pool.Remove("b")
-		case 4:
-			err = r.pool.Resume("a")
-		case 5:
-			err = r.pool.Set([]BackendConfig{first})
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	close(stop)
-	wg.Wait()
-	n := 0
-	opened.Range(func(any, any) bool { n++; return true })
-	if n > workers {
-		t.Errorf("the backend that stayed saw %d connections of %d workers", n, workers)
-	}
-	if s := r.pool.Status()[0]; s.Requests == 0 || s.Requests >= uint64(requests.Load()) {
-		t.Errorf("it got %d of %d requests, want its statistics kept, and others to get some", s.Requests, requests.Load())
+// A step of a slow start that comes late does not open a closed pool again.
+func TestSlowStartEndsWithThePool(t *testing.T) {
+	p := poolOf(t, PoolConfig{SlowStart: time.Hour}, 1)
+	p.Close()
+	p.warmer()
+	if _, err := p.Pick(PickInfo{}); err != ErrClosed {
+		t.Errorf("Pick: %v, want ErrClosed", err)
 	}
 }

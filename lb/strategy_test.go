@@ -34,7 +34,9 @@ func backendsOf(weights ...int) []*Backend {
 func order(p Picker, n int) string {
 	var s strings.Builder
 	for range n {
-		s.WriteString(p.Pick(PickInfo{}).ID())
+		b := p.Pick(PickInfo{})
+		b.requests.Add(1) // as acquire does
+		s.WriteString(b.ID())
 	}
 	return s.String()
 }
