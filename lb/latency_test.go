@@ -97,6 +97,7 @@ func serve(p Picker, backends []*Backend, n int, answer func(i int) Outcome) []i
 		b := p.Pick(PickInfo{})
 		i := slices.Index(backends, b)
 		got[i]++
+		b.requests.Add(1) // as acquire does
 		b.inFlight.Add(1)
 		o := answer(i)
 		time.Sleep(2 * time.Millisecond)
