@@ -14,7 +14,12 @@
 //	if err != nil {
 //		log.Fatal(err)
 //	}
-//	log.Fatal(http.ListenAndServe(":80", proxy))
+//	ln, err := net.Listen("tcp", ":80")
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	server := &lb.Server{Handler: proxy}
+//	log.Fatal(server.Serve(ln))
 //
 // # Which type when
 //
@@ -30,6 +35,9 @@
 //   - [DNS], [SRV], [File] and [ResolverFunc] find the servers.
 //   - [Proxy] forwards HTTP requests to a Pool. It runs under any http.Server,
 //     behind any middleware.
+//   - [Server] is in front of a Proxy, or of any handler, in place of an
+//     http.Server: a strict HTTP/1.1 server that costs less, with bounds on what a
+//     slow client may hold.
 //   - [TCPProxy] forwards connections of any protocol to a Pool, TLS unopened by
 //     the name that a client asks for ([TCPRoute]); [UDPProxy], datagrams.
 //   - [ProxyProtocolListener] is for a server of any kind behind another proxy: its
@@ -104,6 +112,13 @@
 // published as a snapshot.
 //
 // # Limits
+//
+// [Server] leaves HTTP/2 to net/http. It refuses what net/http's server takes if
+// its end or meaning is not certain: lines without CR, fields that go on in the
+// next line, Transfer-Encoding beside Content-Length or in HTTP/1.0, lengths that
+// are given twice, versions other than 1.0 and 1.1, more than 1,000 fields. It
+// has no CloseNotify; it watches for a client that goes away only once somebody
+// has asked for Done, or for Err after some milliseconds.
 //
 // Backends speak HTTP/1.1, HTTP/2 over TLS if PoolConfig.TLS offers it, or HTTP/2
 // without TLS if their URL is h2c. What asks for an upgrade goes to the second kind

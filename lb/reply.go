@@ -113,7 +113,8 @@ func caller() string {
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
 	for {
 		frame, more := frames.Next()
-		if !strings.Contains(frame.Function, "/lb.(*reply)") || !more {
+		ours := strings.Contains(frame.Function, "/lb.(*reply)") || strings.HasPrefix(frame.Function, "sync.")
+		if !ours || !more {
 			return fmt.Sprintf("%s (%s:%d)", frame.Function, frame.File, frame.Line)
 		}
 	}
