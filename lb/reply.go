@@ -346,7 +346,7 @@ func (w *reply) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		w.push()
 	}
 	c.endWatch()
-	if !c.state.CompareAndSwap(int32(http.StateActive), int32(http.StateHijacked)) {
+	if !c.setState(http.StateActive, http.StateHijacked) {
 		return nil, nil, net.ErrClosed
 	}
 	w.hijacked, c.hijacked = true, true

@@ -83,13 +83,12 @@ func (c *serverConn) serve() {
 		if c.reader != nil {
 			c.reader.Release()
 		}
-		state := http.StateHijacked
-		if !c.hijacked {
-			c.nc.Close()
-			state = http.StateClosed
+		if c.hijacked {
+			return // whoever has it now
 		}
+		c.nc.Close()
 		if hook := c.server.ConnState; hook != nil {
-			hook(c.nc, state)
+			hook(c.nc, http.StateClosed)
 		}
 	}()
 	if hook := c.server.ConnState; hook != nil {
