@@ -5,8 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"log"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -207,7 +205,3 @@ func (b *balancer) certificates(s *stack) ([]tlsx.CertSource, *acme.Source, erro
 	s.onStop("ACME", func(context.Context) error { return issuer.Close() })
 	return []tlsx.CertSource{issuer}, issuer, nil
 }
-
-// quietLog takes what net/http has to say about single connections, which
-// strangers cause at will.
-func quietLog() *log.Logger { return slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug) }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"sync"
+
+	"github.com/palisade-go/palisade/lb"
 )
 
 // stack is what has been started, so that it can be stopped in reverse order,
@@ -59,8 +61,8 @@ func listen(flag, addr string) (net.Listener, error) {
 	return ln, nil
 }
 
-// serve runs an http.Server until the stack stops, which drains it.
-func (s *stack) serve(what string, srv *http.Server, run func() error) {
+// serve runs a server until the stack stops, which drains it.
+func (s *stack) serve(what string, srv *lb.Server, run func() error) {
 	s.served.Go(func() {
 		if err := run(); err != http.ErrServerClosed {
 			s.fail(fmt.Errorf("%s: %w", what, err))

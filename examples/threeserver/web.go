@@ -13,6 +13,7 @@ import (
 
 	"github.com/palisade-go/palisade/dbrouter"
 	"github.com/palisade-go/palisade/firewall"
+	"github.com/palisade-go/palisade/lb"
 	"github.com/palisade-go/palisade/qps"
 	"github.com/palisade-go/palisade/tlsx"
 )
@@ -186,14 +187,14 @@ func clientName(ctx context.Context) string {
 	return id.Subject
 }
 
-// newServer is an http.Server that a slow client cannot hold for ever.
-func newServer(h http.Handler) *http.Server {
-	return &http.Server{
+// newServer is a server that a slow client cannot hold for ever.
+func newServer(h http.Handler) *lb.Server {
+	return &lb.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          quietLog(),
+		MinBodyRate:       500,
 	}
 }
