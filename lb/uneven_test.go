@@ -138,9 +138,6 @@ func quantileOf(sorted []time.Duration, q float64) time.Duration {
 // of RoundRobin's at most. RoundRobin gives the slow ones more than they can do,
 // so that the margin grows with the length of the run.
 func TestUnevenBackends(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes some seconds")
-	}
 	u := uneven{service: 60 * time.Millisecond, load: 0.7, length: 5 * time.Second, seed: 1}
 	turn := quantileOf(u.run(t, RoundRobin{}), 0.99)
 	least := quantileOf(u.run(t, LeastRequest{}), 0.99)
