@@ -29,9 +29,10 @@ type Ban struct {
 }
 
 // Ban refuses every client in the prefix for the time ttl, at every depth and
-// before any rule. A connection whose peer is a trusted proxy is not closed for
-// it; the requests on it that come from a banned client are refused. Requests
-// that are already being served go on.
+// before any rule. Its connections that came through [Firewall.Listener] are
+// reset. A connection whose peer is a trusted proxy stays; the requests on it that
+// come from a banned client are refused, and those that are already being served
+// go on.
 //
 // A ban of a prefix that is banned already ends at the later of the two times,
 // and the later call gives the reason, of which 256 bytes are kept. It returns
@@ -50,6 +51,7 @@ func (f *Firewall) Ban(prefix netip.Prefix, ttl time.Duration, reason string) er
 	if err := f.bans.add(p, banEntry{until: now + int64(ttl), reason: reason}, now); err != nil {
 		return fmt.Errorf("%w: no room for %v", err, p)
 	}
+	f.closeWithin(p)
 	f.logger.Info("firewall: banned", "prefix", p, "ttl", ttl, "reason", reason)
 	return nil
 }
@@ -81,13 +83,20 @@ type banEntry struct {
 	reason string
 }
 
-// banTable holds bans. Readers take no lock. Nothing runs in the background: a
+// banTable holds bans, and whatever else is a prefix with an end. Readers take no lock. Nothing runs in the background: a
 // ban that has ended is skipped by readers, and swept out when room is needed.
 type banTable struct {
 	table atomic.Pointer[bart.Table[banEntry]] // never nil
 
 	mu       sync.Mutex // serialises writers and guards what follows
+	most     int        // entries, whether they have ended or not
 	earliest int64      // no ban ends before; saves sweeps that find nothing
+}
+
+func newBanTable(most int) *banTable {
+	t := &banTable{most: most}
+	t.table.Store(new(bart.Table[banEntry]))
+	return t
 }
 
 func (t *banTable) find(addr netip.Addr, now int64) (banEntry, bool) {
@@ -112,8 +121,8 @@ func (t *banTable) add(p netip.Prefix, e banEntry, now int64) error {
 	old, exists := table.Get(p)
 	if exists {
 		e.until = max(e.until, old.until)
-	} else if table.Size() >= maxBans {
-		if table = t.sweep(now); table.Size() >= maxBans {
+	} else if table.Size() >= t.most {
+		if table = t.sweep(now); table.Size() >= t.most {
 			return ErrTooManyBans
 		}
 	}
@@ -123,6 +132,13 @@ func (t *banTable) add(p netip.Prefix, e banEntry, now int64) error {
 	t.earliest = min(t.earliest, e.until)
 	t.table.Store(table.InsertPersist(p, e))
 	return nil
+}
+
+// hasRoom says whether n more fit in.
+func (t *banTable) hasRoom(n int, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.table.Load().Size()+n <= t.most || t.sweep(now).Size()+n <= t.most
 }
 
 // sweep takes out the bans that have ended. The caller holds mu.

@@ -76,6 +76,17 @@ func clientOf(peer netip.Addr, h http.Header, kind ForwardedHeader, trusted *Pre
 	return client
 }
 
+// clientOf is the same for a request from a peer, with what a PROXY protocol
+// header has to say, which comes after the peer.
+func (f *Firewall) clientOf(peer netip.Addr, r *http.Request) netip.Addr {
+	if f.proxyAddr != nil && peer.IsValid() && f.trusted.Contains(peer) {
+		if named := f.proxyAddr(r); named.IsValid() {
+			peer = plainAddr(named)
+		}
+	}
+	return clientOf(peer, r.Header, f.header, &f.trusted)
+}
+
 // parseEntry returns the address of one entry of a forwarding header, or the
 // zero Addr.
 func parseEntry(kind ForwardedHeader, s string) netip.Addr {

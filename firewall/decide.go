@@ -22,13 +22,18 @@ type Decision struct {
 	RuleID string
 	// LimitID is the ID of the limit that the client is over. Empty if none.
 	LimitID string
+	// SizeID is the ID of the size limit that the request is over, and Status
+	// what it gets for it: 413, 414 or 431. Empty and zero if it is over none.
+	SizeID string
+	Status int
 	// RetryAfter is when the limit will let a request of the client through
-	// again. Zero if LimitID is empty.
+	// again. Zero if LimitID is empty, or if that cannot be told: a connection
+	// has to end first.
 	RetryAfter time.Duration
 	// Client is the address of the client. The zero Addr if it cannot be told.
 	Client netip.Addr
-	// Monitored are the IDs of the rules and limits in Monitor mode that
-	// matched. Nil if none did.
+	// Monitored are the IDs of the rules, limits and size limits in Monitor mode
+	// that matched. Nil if none did.
 	Monitored []string
 	// Generation is that of the policy: 1 for the one given to New, one more
 	// for each Update.
@@ -39,12 +44,13 @@ type Decision struct {
 // asks for them, and once.
 type facts struct {
 	client   netip.Addr     // zero: not seen
-	peerPort uint16         // of the connection; zero: not seen
+	peer     netip.AddrPort // of the connection; zero: not seen
 	local    netip.AddrPort // zero: not seen, or not read yet
 	isPacket bool           // and no connection or request
 	packet   Packet         // by value, which spares an allocation
 	request  *http.Request  // nil: not seen
-	identify func(*http.Request) string
+	hello    *helloFacts    // nil: not seen, or see the request
+	known    *knowledge
 
 	viewed, identified bool
 	views              views
@@ -60,9 +66,15 @@ func (f *facts) pathViews() views {
 
 func (f *facts) clientIdentity() string {
 	if !f.identified {
-		f.identity, f.identified = f.identify(f.request), true
+		f.identity, f.identified = f.known.identify(f.request), true
 	}
 	return f.identity
+}
+
+// fingerprint returns the JA4 of the connection that a request came over, if it
+// is known.
+func (f *facts) fingerprint() (string, bool) {
+	return f.known.conns.hello(helloKey{f.peer, f.localAddr()})
 }
 
 func (f *facts) localAddr() netip.AddrPort {
@@ -88,9 +100,14 @@ type outcome struct {
 	reason    Reason
 	rule      int // for ByRule
 	limit     int // for ByLimit
+	size      int // for BySize
+	status    int // for BySize
 	wait      time.Duration
+	maxBody   int64 // bound for a body that does not say how long it is; 0: none
 	// The indexes of what matched in Monitor mode.
-	monitoredRules, monitoredLimits []int
+	monitoredRules, monitoredLimits, monitoredSizes []int
+	// announced is what the client is told about its limits.
+	announced []announcement
 	// explain makes the decision write down its steps.
 	explain bool
 	steps   []string
@@ -111,12 +128,17 @@ func (p *program) decision(f *facts, o *outcome) Decision {
 		d.RuleID = p.rules[o.rule].ID
 	case ByLimit:
 		d.LimitID = p.limits[o.limit].ID
+	case BySize:
+		d.SizeID, d.Status = p.sizes[o.size].ID, o.status
 	}
 	for _, i := range o.monitoredRules {
 		d.Monitored = append(d.Monitored, p.rules[i].ID)
 	}
 	for _, i := range o.monitoredLimits {
 		d.Monitored = append(d.Monitored, p.limits[i].ID)
+	}
+	for _, i := range o.monitoredSizes {
+		d.Monitored = append(d.Monitored, p.sizes[i].ID)
 	}
 	return d
 }
@@ -177,37 +199,6 @@ func (p *program) rulePartly(f *facts, o *outcome) {
 	}
 }
 
-// limit applies the limits to a request that the rules accepted. With take
-// false it only looks.
-func (p *program) limit(f *facts, o *outcome, now int64, take bool) {
-	if len(p.limits) > 1 && take {
-		// Look at all before taking from any, so that a client that one limit
-		// refuses keeps its tokens in the others.
-		if p.limit(f, o, now, false); o.verdict != Accept {
-			return
-		}
-		o.monitoredLimits = nil
-	}
-	for i := range p.limits {
-		l := &p.limits[i]
-		if l.match != nil && l.match.eval(f) == no {
-			continue
-		}
-		wait := l.limiter.ask(l.limiter.key(f.client), now, take)
-		if o.explain {
-			o.explainLimit(l, wait)
-		}
-		switch {
-		case wait == 0:
-		case l.Mode == Monitor:
-			o.monitoredLimits = append(o.monitoredLimits, i)
-		default:
-			o.verdict, o.reason, o.limit, o.wait = Reject, ByLimit, i, wait
-			return
-		}
-	}
-}
-
 // DecideRequest says what Handler would do with the request now. It takes no
 // token of a limit, counts nothing and reports nothing.
 func (f *Firewall) DecideRequest(r *http.Request) Decision {
@@ -236,6 +227,9 @@ func (f *Firewall) DecideConn(src, dst netip.AddrPort) Decision {
 func (f *Firewall) peekConn(src, dst netip.AddrPort, o *outcome) Decision {
 	p := f.program.Load()
 	seen := f.decideConn(p, plainAddrPort(src), plainAddrPort(dst), o)
+	if o.verdict == Accept {
+		p.limitConn(&seen, o, f.now(), false)
+	}
 	return p.decision(&seen, o)
 }
 
@@ -279,10 +273,10 @@ func (f *Firewall) peekFrame(frame []byte, state ConnState, o *outcome) Decision
 func (f *Firewall) requestFacts(r *http.Request) facts {
 	peer := parseAddrPort(r.RemoteAddr)
 	return facts{
-		client:   clientOf(peer.Addr(), r.Header, f.header, &f.trusted),
-		peerPort: peer.Port(),
-		request:  r,
-		identify: f.identity,
+		client:  f.clientOf(peer.Addr(), r),
+		peer:    peer,
+		request: r,
+		known:   &f.known,
 	}
 }
 
@@ -301,11 +295,13 @@ func (f *Firewall) decideRequest(p *program, seen *facts, o *outcome, now int64)
 		}
 		return
 	}
-	p.rule(seen, o)
+	if p.rule(seen, o); o.verdict == Accept && len(p.sizes) > 0 {
+		p.size(seen, o)
+	}
 }
 
 func (f *Firewall) decideConn(p *program, src, dst netip.AddrPort, o *outcome) facts {
-	seen := facts{client: src.Addr(), peerPort: src.Port(), local: dst}
+	seen := facts{known: &f.known, client: src.Addr(), peer: src, local: dst}
 	if !seen.client.IsValid() {
 		o.reason = ByClient
 		return seen
@@ -316,7 +312,7 @@ func (f *Firewall) decideConn(p *program, src, dst netip.AddrPort, o *outcome) f
 
 func (f *Firewall) decidePacket(p *program, packet Packet, o *outcome) facts {
 	packet.Source, packet.Destination = plainAddr(packet.Source), plainAddr(packet.Destination)
-	seen := facts{client: packet.Source, isPacket: true, packet: packet}
+	seen := facts{known: &f.known, client: packet.Source, isPacket: true, packet: packet}
 	if !seen.client.IsValid() {
 		o.reason = ByClient
 		return seen

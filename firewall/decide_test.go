@@ -191,7 +191,13 @@ func TestDecideConn(t *testing.T) {
 func TestMonitor(t *testing.T) {
 	var events []Event
 	f := newFirewall(t, Config{
-		OnDecision: func(e Event) { events = append(events, e) },
+		OnDecision: func(e Event) {
+			if e.Request == nil {
+				t.Errorf("no request in %+v", e)
+			}
+			e.Request = nil
+			events = append(events, e)
+		},
 		Policy: Policy{
 			Rules: []Rule{
 				{ID: "shadow", Match: Source(prefixes("192.0.2.0/24")...), Mode: Monitor},

@@ -1,23 +1,27 @@
 // Package firewall enforces one policy over connections and HTTP requests: an
-// ordered list of rules over addresses, ports, what else packets have, methods,
-// hosts, paths, headers and verified identities; limits on the request rate of
-// each client; and bans.
+// ordered list of rules over addresses, ports, what else packets have, TLS
+// handshakes, methods, hosts, paths, headers and verified identities; limits on
+// what each client may do; and bans, which offenders bring upon themselves.
 //
 // # Which type when
 //
-//   - [Policy] is the list: [Rule] values over a [Match], [Limit] values, and a
-//     default, which is to drop. It is plain data; [New] checks it, and
-//     [ParsePolicy] and [Policy.String] turn it from and into text.
+//   - [Policy] is the list: [Rule] values over a [Match], [SizeLimit], [Limit] and
+//     [Escalation] values, and a default, which is to drop. It is plain data;
+//     [New] checks it, and [ParsePolicy] and [Policy.String] turn it from and into
+//     text.
 //   - [PrefixSet] is a list of networks that changes while policies use it.
 //   - [Firewall] enforces. [Firewall.Listener] closes connections before TLS,
-//     [Firewall.Handler] answers requests with 403 or 429. Use both: a
-//     connection costs a fraction of a TLS handshake and a request.
+//     [Firewall.TLSConfig] ends handshakes, [Firewall.Handler] answers requests
+//     with 403, 413, 414, 429 or 431. Use all: a connection costs a fraction of a
+//     TLS handshake and a request.
 //   - [Firewall.Update] changes the policy, and [Firewall.Ban] shuts out one
 //     network for some time, whatever the policy; [Firewall.SaveBans] keeps
-//     bans for the next start.
-//   - [Firewall.DecidePacket], [Firewall.DecideConn] and [Firewall.DecideRequest]
-//     say what would happen, and why, without doing it; the functions named
-//     Explain show every step.
+//     bans for the next start. [Firewall.Offence] tells escalations what the
+//     application saw.
+//   - [Firewall.DecidePacket], [Firewall.DecideConn], [Firewall.DecideHello] and
+//     [Firewall.DecideRequest] say what would happen, and why, without doing it;
+//     the functions named Explain show every step.
+//   - [Limiter] is what limits are made of, for other things than requests.
 //   - [ClientIP] tells the application who the client is.
 //
 // # Policies as text
@@ -32,15 +36,23 @@
 //	monitor reject inner if path-prefix /-/ and not source @ours
 //	accept ping if icmp-type 8 or icmpv6-type { 128, 133-136 }
 //	accept web if protocol tcp and destination-port { 80, 443 }
+//	size uploads body 10485760 header 16384 if path-prefix /upload
 //	limit per-client rate 10 burst 30 if host *.example.com
+//	limit api key header X-API-Key window 1m burst 100 announce
+//	limit open unit concurrent burst 64
+//	escalate scan on { inner, per-client } offences 5 window 1m ban 10m max-ban 24h
 //	default drop
 //
 // A rule is its verdict, its ID, and after "if" its match; "monitor" before it
-// is its mode. A limit has rate and burst, and may have clients, ipv4-bits and
-// ipv6-bits, which are the fields of [Limit]. Predicates have the names of their
+// is its mode. The parts of size, limit and escalate are the fields of [SizeLimit],
+// [Limit] and [Escalation], in any order: body, header, fields and url; rate,
+// burst, window, unit, key, clients, ipv4-bits, ipv6-bits, announce and shared; on,
+// offences, window, ban, max-ban, clients, ipv4-bits and ipv6-bits. Times are as in
+// Go, such as 1m30s. Predicates have the names of their
 // functions in small letters, and one argument or several in braces; prefixes
 // may be @ and the name of a set; header, cookie and query have a name and, after
-// "is", values; tcp-flags S/SA looks at S and A and wants S alone. "Not" binds
+// "is", values; cross-origin may have origins after "except"; tcp-flags S/SA looks
+// at S and A and wants S alone. "Not" binds
 // before "and", and that before "or"; parentheses group. A value of other
 // characters than letters, digits and _.:/*+-~=% is quoted as in Go. A line ends
 // where it ends, but for one with an open parenthesis or brace; # starts a
@@ -51,7 +63,20 @@
 //	depth    sees                                            enforced by
 //	packet   addresses, protocol, ports, flags, types        a packet filter
 //	accept   addresses and ports                             Listener
+//	tls      those, SNI and JA4                              TLSConfig
 //	request  all of it, and the client behind a proxy        Handler
+//
+// Where a predicate has a value, and where it is unknown (?) or does not match (-):
+//
+//	predicate                                packet  accept  tls  request
+//	source, country, asn                     yes     yes     yes  yes, of the client
+//	destination, ports, protocol             yes     yes     yes  yes
+//	tcp-flags, fragment, established, icmp   yes     of the packet that opened it
+//	sni, ja4                                 ?       ?       yes  yes, - without TLS
+//	method, host, path, header, cookie, …    ?       ?       ?    yes
+//
+// The source is unknown before the request if the peer is a trusted proxy, and in
+// a later fragment everything is that the first has.
 //
 // A depth evaluates the same rules with three values, and refuses only if the
 // policy refuses whatever the unseen part is. A rule that accepts by path, say,
@@ -103,14 +128,25 @@
 //
 // # Limits
 //
-// A [Limit] counts requests that rules accepted, by client network rather than
-// address, in memory that is allocated once. Under more clients than it has room
-// for it forgets those closest to having all their tokens, so that a client over
-// its limit stays over it.
+// A [Limit] counts requests that rules accepted, or connections, by client network
+// rather than address or by a [Key], in memory that is allocated once. Under more
+// clients than it has room for it forgets those closest to having all their
+// tokens, so that a client over its limit stays over it. Each limit counts at one
+// depth, since packets are not connections, nor those requests. One that is shared
+// counts in a [Store] for many processes; while that does not answer each process
+// keeps its part of the limit.
 //
-// Everything here bounds what a client can make it do; it does not bound the
-// connections of a client, and slow clients are left to the timeouts of
-// [http.Server].
+// An [Escalation] bans a client that is refused again and again, for longer each
+// time, and then the networks around it. A ban also ends the connections that the
+// client has.
+//
+// # Slow clients
+//
+// Listener gives the first head of a connection a deadline and resets a connection
+// whose client takes nothing in; Handler ends a body that drips. What remains for
+// [http.Server] are ReadHeaderTimeout, for heads inside TLS and after the first,
+// IdleTimeout, and streams of HTTP/2 whose flow control a client does not open, for
+// which there is WriteTimeout.
 //
 //	fw, err := firewall.New(firewall.Config{Policy: firewall.Policy{
 //		Rules:   []firewall.Rule{{ID: "inner", Match: firewall.PathPrefix("/-/"), Verdict: firewall.Reject}},

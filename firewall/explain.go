@@ -23,7 +23,7 @@ type Explanation struct {
 func (e Explanation) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v depth: %v by %v", e.Depth, e.Verdict, e.Reason)
-	if id := e.RuleID + e.LimitID; id != "" {
+	if id := e.RuleID + e.LimitID + e.SizeID; id != "" {
 		fmt.Fprintf(&b, " %s", quoteWord(id))
 	}
 	if e.Undecided {
@@ -85,10 +85,21 @@ func (o *outcome) explainRule(r *boundRule, f *facts, t truth) {
 	o.step("%s%v %s if %s: %v", mode, r.Verdict, quoteWord(r.ID), r.match.explained(f), t)
 }
 
-func (o *outcome) explainLimit(l *boundLimit, wait time.Duration) {
-	if wait == 0 {
+func (o *outcome) explainLimit(l *boundLimit, over bool, wait time.Duration) {
+	switch {
+	case !over:
 		o.step("limit %s: within", quoteWord(l.ID))
-	} else {
+	case wait == 0:
+		o.step("limit %s: over, until a connection ends", quoteWord(l.ID))
+	default:
 		o.step("limit %s: over, for %v more", quoteWord(l.ID), wait.Round(time.Millisecond))
+	}
+}
+
+func (o *outcome) explainSize(s *boundSize, status int) {
+	if status == 0 {
+		o.step("size %s: within", quoteWord(s.ID))
+	} else {
+		o.step("size %s: over, %d", quoteWord(s.ID), status)
 	}
 }

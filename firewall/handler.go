@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -11,14 +12,18 @@ import (
 
 // Handler returns a handler that passes on to next what the policy accepts, and
 // nothing else. A request that is refused, by Drop and by Reject alike, gets the
-// status 403; one over a limit gets 429 and a Retry-After, after which a request
-// of the same client is within that limit unless the client sends others
-// meanwhile. The body is text, or the problem details of RFC 9457 for a client
+// status 403; one that is too large gets 413, 414 or 431; one over a limit gets
+// 429 and a Retry-After, after which a request of the same client is within that
+// limit unless the client sends others meanwhile. The body is text, or the problem details of RFC 9457 for a client
 // that asks for JSON, and does not say which rule it was.
 //
 // Next gets the http.ResponseWriter as it came, so that streaming, WebSocket
 // and the rest work as without the firewall, and finds the client with
-// [ClientIP].
+// [ClientIP]. Only for a request that does not say how long its body is, where a
+// [SizeLimit] bounds that, there is a writer around it, which has the same
+// abilities.
+//
+// Reading a body fails if the client is slower than Config.MinRate.
 //
 // The handler must see the path as the client sent it: before any
 // http.StripPrefix, http.ServeMux or the like.
@@ -28,12 +33,25 @@ func (f *Firewall) Handler(next http.Handler) http.Handler {
 		p := f.program.Load()
 		seen := f.requestFacts(r)
 		f.admit(p, &seen, &o)
+		if o.announced != nil {
+			p.announce(w.Header(), o.announced)
+		}
 		switch {
 		case o.verdict == Accept:
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clientKey{}, seen.client)))
+			r = r.WithContext(context.WithValue(r.Context(), clientKey{}, seen.client))
+			answer, finish := f.watchBody(w, r, o.maxBody)
+			next.ServeHTTP(answer, r)
+			if finish != nil {
+				finish()
+			}
 		case o.reason == ByLimit:
-			w.Header().Set("Retry-After", retryAfter(o.wait))
+			w.Header().Set("Retry-After", f.retryAfter(o.wait))
 			refuse(w, r, http.StatusTooManyRequests)
+		case o.reason == BySize:
+			if o.status == http.StatusRequestEntityTooLarge {
+				w.Header().Set("Connection", "close") // rather than read it
+			}
+			refuse(w, r, o.status)
 		default:
 			refuse(w, r, http.StatusForbidden)
 		}
@@ -44,7 +62,7 @@ func (f *Firewall) Handler(next http.Handler) http.Handler {
 func (f *Firewall) admit(p *program, seen *facts, o *outcome) {
 	now := f.now()
 	f.decideRequest(p, seen, o, now)
-	if o.verdict == Accept && len(p.limits) > 0 {
+	if o.verdict == Accept && p.requestLimits > 0 {
 		p.limit(seen, o, now, true)
 	}
 	f.record(p, RequestDepth, seen, o)
@@ -52,8 +70,11 @@ func (f *Firewall) admit(p *program, seen *facts, o *outcome) {
 
 // retryAfter rounds up to whole seconds, which are all that RFC 9110 section
 // 10.2.3 has.
-func retryAfter(wait time.Duration) string {
-	return strconv.FormatInt(max(1, int64((wait+time.Second-1)/time.Second)), 10)
+func (f *Firewall) retryAfter(wait time.Duration) string {
+	if f.retryJitter > 0 {
+		wait += rand.N(f.retryJitter)
+	}
+	return strconv.FormatInt(max(1, wholeSeconds(wait)), 10)
 }
 
 func refuse(w http.ResponseWriter, r *http.Request, status int) {

@@ -64,10 +64,14 @@ func matchHost(patterns []string, host string) truth {
 	if !ok {
 		return unknown
 	}
+	return truthOf(matchName(patterns, name))
+}
+
+func matchName(patterns []string, name string) bool {
 	for _, p := range patterns {
 		if parent, wild := strings.CutPrefix(p, "*"); p == name || wild && strings.HasSuffix(name, parent) {
-			return yes
+			return true
 		}
 	}
-	return no
+	return false
 }

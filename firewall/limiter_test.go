@@ -290,11 +290,3 @@ func TestRefusedRequestTakesNothing(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkLimiter(b *testing.B) {
-	l, base := limiterOf(10, 30, 1<<16), time.Now()
-	addr := netip.MustParseAddr("192.0.2.1")
-	for b.Loop() {
-		l.ask(l.key(addr), int64(time.Since(base)), true)
-	}
-}

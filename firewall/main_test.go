@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -25,6 +26,10 @@ func newFirewall(t testing.TB, c Config) *Firewall {
 	}
 	return f
 }
+
+func quiet() *log.Logger { return slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) }
+
+func tcpAddr(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 
 func prefixes(ss ...string) []netip.Prefix {
 	var out []netip.Prefix

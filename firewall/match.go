@@ -66,6 +66,11 @@ const (
 	opCookie
 	opQuery
 	opBodyOver
+	opSNI
+	opJA4
+	opCountry
+	opASN
+	opCrossOrigin
 )
 
 // node is one node of a predicate tree. It is data rather than an interface so
@@ -79,7 +84,10 @@ type node struct {
 	words []string
 	size  int64       // opBodyOver
 	flags [2]TCPFlags // opFlags: those set among those looked at
-	errs  []error     // mistakes in the arguments
+
+	numbers []uint32                    // opASN, next to the words
+	origins *http.CrossOriginProtection // opCrossOrigin
+	errs    []error                     // mistakes in the arguments
 }
 
 // span is a range of numbers, both ends included.
@@ -245,21 +253,48 @@ func (n *node) fail(format string, args ...any) {
 	n.errs = append(n.errs, fmt.Errorf(format, args...))
 }
 
+// knowledge is what a configuration knows beyond what a depth sees: what rules may
+// ask about.
+type knowledge struct {
+	sets     map[string]*PrefixSet // of the policy that is bound
+	identify func(*http.Request) string
+	country  func(netip.Addr) string
+	asn      func(netip.Addr) uint32
+	keyFuncs map[string]func(*http.Request) string
+	shared   *sharedStore // nil: none
+	conns    *connTable
+}
+
+// needsRequest says whether the tree has a predicate for which a connection has
+// no facts.
+func (n *node) needsRequest() bool {
+	switch n.op {
+	case opMethod, opHost, opPath, opPathPrefix, opIdentity, opHeader, opCookie, opQuery, opBodyOver, opSNI, opJA4, opCrossOrigin:
+		return true
+	}
+	return slices.ContainsFunc(n.kids, (*node).needsRequest)
+}
+
 // bind returns the tree with its named sets filled in, and every mistake in it.
-func (n *node) bind(sets map[string]*PrefixSet, identity bool) (*node, []error) {
+func (n *node) bind(known *knowledge) (*node, []error) {
 	bound := *n
 	bound.kids = nil
 	errs := slices.Clip(n.errs)
 	if (n.op == opSource || n.op == opDestination) && n.set == nil {
-		if bound.set = sets[n.name]; bound.set == nil {
+		if bound.set = known.sets[n.name]; bound.set == nil {
 			errs = append(errs, fmt.Errorf("no set %q in Policy.Sets", clip(n.name)))
 		}
 	}
-	if n.op == opIdentity && !identity {
+	switch {
+	case n.op == opIdentity && known.identify == nil:
 		errs = append(errs, errors.New("ClientIdentity without Config.Identity, which tells identities"))
+	case n.op == opCountry && known.country == nil:
+		errs = append(errs, errors.New("Country without Config.Country, which tells countries"))
+	case n.op == opASN && known.asn == nil:
+		errs = append(errs, errors.New("ASN without Config.ASN, which tells numbers of autonomous systems"))
 	}
 	for _, kid := range n.kids {
-		k, more := kid.bind(sets, identity)
+		k, more := kid.bind(known)
 		bound.kids = append(bound.kids, k)
 		errs = append(errs, more...)
 	}
@@ -302,12 +337,16 @@ func (n *node) eval(f *facts) truth {
 			return n.evalPacket(&f.packet)
 		}
 		return n.evalOpening(f)
+	case opCountry, opASN:
+		return n.evalPlace(f)
 	}
 	switch {
 	case f.request != nil:
 		return n.evalRequest(f)
 	case f.isPacket && !f.packet.mayCarryRequests():
 		return no
+	case n.op == opSNI || n.op == opJA4:
+		return n.evalTLS(f)
 	}
 	return unknown
 }
@@ -331,6 +370,10 @@ func (n *node) evalRequest(f *facts) truth {
 		return truthOf(slices.Contains(n.words, f.clientIdentity()))
 	case opHeader, opCookie, opQuery, opBodyOver:
 		return n.evalFields(f.request)
+	case opSNI, opJA4:
+		return n.evalTLS(f)
+	case opCrossOrigin:
+		return truthOf(n.origins.Check(f.request) != nil)
 	}
 	return unknown
 }

@@ -55,6 +55,21 @@ func BodyOver(size int64) Match {
 	return Match{n}
 }
 
+// CrossOrigin matches a request with which one website makes a browser do
+// something at another: one that [http.CrossOriginProtection] refuses, by what
+// browsers say in Sec-Fetch-Site and Origin. Methods that only read, and requests
+// that do not come from a browser, are none. Trusted are origins, such as
+// https://example.com, that may.
+func CrossOrigin(trusted ...string) Match {
+	n := &node{op: opCrossOrigin, words: slices.Clone(trusted), origins: http.NewCrossOriginProtection()}
+	for _, origin := range trusted {
+		if err := n.origins.AddTrustedOrigin(origin); err != nil {
+			n.fail("CrossOrigin(%q), want an origin such as https://example.com: %w", clip(origin), err)
+		}
+	}
+	return Match{n}
+}
+
 func (n *node) checkToken() {
 	if !isToken(n.name) {
 		n.fail("%v %q, want a name of letters, digits and marks", n.op, clip(n.name))

@@ -152,10 +152,10 @@ func (n *node) evalOpening(f *facts) truth {
 		}
 		return unknown
 	case opSourcePort:
-		if f.peerPort == 0 {
+		if f.peer.Port() == 0 {
 			return unknown
 		}
-		return within(n.spans, f.peerPort)
+		return within(n.spans, f.peer.Port())
 	case opProtocol:
 		if udp {
 			return within(n.spans, uint16(ProtocolUDP))

@@ -159,7 +159,7 @@ func TestPacketPredicates(t *testing.T) {
 	ping6 := Packet{Version: 6, Protocol: 58, ICMPType: 128}
 	later := Packet{Version: 4, Protocol: 6, Fragment: LaterFragment}
 	later6 := Packet{Version: 6, Fragment: LaterFragment}
-	conn := facts{peerPort: 5, local: parseAddrPort("192.0.2.80:443")}
+	conn := facts{peer: parseAddrPort("192.0.2.1:5"), local: parseAddrPort("192.0.2.80:443")}
 	http3 := conn
 	http3.request = &http.Request{ProtoMajor: 3}
 	of := func(p Packet) *facts { return &facts{isPacket: true, packet: p} }

@@ -6,10 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-
-	"golang.org/x/time/rate"
 )
 
 // ParsePolicy reads a policy from text; the package comment describes it. The
@@ -102,7 +98,7 @@ func (s *PrefixSet) loadFile(path string) error {
 type parser struct {
 	lexer
 	policy     Policy
-	ids        map[string]bool // with "rule" or "limit" in front
+	ids        map[string]bool // with "rule", "limit" and so on in front
 	uses       []token         // names of sets
 	hasDefault bool
 	nesting    int
@@ -122,6 +118,10 @@ func (p *parser) statement() bool {
 		return p.defaults(at) && p.lineEnds()
 	case p.skipWord("limit"):
 		return p.limit(mode) && p.lineEnds()
+	case p.skipWord("size"):
+		return p.size(mode) && p.lineEnds()
+	case p.skipWord("escalate"):
+		return p.escalation(mode) && p.lineEnds()
 	case word.kind == tokenWord:
 		var v Verdict
 		if v.UnmarshalText([]byte(word.text)) == nil {
@@ -129,7 +129,7 @@ func (p *parser) statement() bool {
 			return p.rule(v, mode) && p.lineEnds()
 		}
 	}
-	p.failAt(word.at, "%v, want accept, drop, reject, limit, set or default", word)
+	p.failAt(word.at, "%v, want accept, drop, reject, size, limit, escalate, set or default", word)
 	return false
 }
 
@@ -221,67 +221,6 @@ func (p *parser) rule(v Verdict, mode Mode) bool {
 	}
 	p.policy.Rules = append(p.policy.Rules, r)
 	return true
-}
-
-func (p *parser) limit(mode Mode) bool {
-	id, ok := p.id("limit")
-	if !ok {
-		return false
-	}
-	l := Limit{ID: id, Mode: mode}
-	var seen []string
-	for ok && p.tok.kind == tokenWord && p.tok.text != "if" {
-		word := p.tok
-		if slices.Contains(seen, word.text) {
-			p.failAt(word.at, "a second %s", word.text)
-		}
-		seen = append(seen, word.text)
-		p.next()
-		ok = p.limitPart(&l, word)
-	}
-	if ok && p.skipWord("if") {
-		l.Match, ok = p.match()
-	}
-	p.policy.Limits = append(p.policy.Limits, l)
-	return ok
-}
-
-func (p *parser) limitPart(l *Limit, word token) bool {
-	var ok bool
-	switch word.text {
-	case "rate":
-		var v token
-		if v, ok = p.value("tokens per second"); ok {
-			f, err := strconv.ParseFloat(v.text, 64)
-			if err != nil {
-				p.failAt(v.at, "%v, want tokens per second, such as 10 or 0.5", v)
-			}
-			l.Rate = rate.Limit(f)
-		}
-	case "burst":
-		l.Burst, ok = p.number("a number of tokens")
-	case "clients":
-		l.MaxClients, ok = p.number("a number of clients")
-	case "ipv4-bits":
-		l.IPv4Bits, ok = p.number("a number of bits")
-	case "ipv6-bits":
-		l.IPv6Bits, ok = p.number("a number of bits")
-	default:
-		p.failAt(word.at, "%v, want rate, burst, clients, ipv4-bits, ipv6-bits or if", word)
-	}
-	return ok
-}
-
-func (p *parser) number(what string) (int, bool) {
-	v, ok := p.value(what)
-	if !ok {
-		return 0, false
-	}
-	n, err := strconv.Atoi(v.text)
-	if err != nil {
-		p.failAt(v.at, "%v, want %s", v, what)
-	}
-	return n, true
 }
 
 // skipWord moves on if the next token is the bare word.

@@ -98,14 +98,28 @@ func (p *parser) arguments(o op) (Match, bool) {
 	case opHeader, opCookie, opQuery:
 		return p.field(o)
 	case opBodyOver:
-		v, ok := p.value("a number of bytes")
-		size, err := strconv.ParseInt(v.text, 10, 64)
-		if ok && err != nil {
-			p.failAt(v.at, "%v, want a number of bytes", v)
-		}
+		size, ok := p.bytes()
 		return BodyOver(max(size, 0)), ok
 	case opFlags:
 		return p.flags()
+	case opCrossOrigin:
+		var origins []string
+		if !p.skipWord("except") {
+			return CrossOrigin(), true
+		}
+		ok := p.someOf("an origin such as https://example.com", func(t token) { origins = append(origins, t.text) })
+		return CrossOrigin(origins...), ok
+	case opASN:
+		var numbers []uint32
+		ok := p.list("the number of an autonomous system", func(t token) {
+			n, err := strconv.ParseUint(t.text, 10, 32)
+			if err != nil {
+				p.failAt(t.at, "%v, want a number such as 64496", t)
+				n = 1
+			}
+			numbers = append(numbers, uint32(n))
+		})
+		return ASN(numbers...), ok
 	case opDestinationPort, opSourcePort:
 		var spans spanList
 		ok := p.list("a port or a range of ports", spans.add(p, 1<<16-1))
@@ -128,6 +142,12 @@ func (p *parser) arguments(o op) (Match, bool) {
 		return Method(words...), ok
 	case opHost:
 		return Host(words...), ok
+	case opSNI:
+		return SNI(words...), ok
+	case opJA4:
+		return JA4(words...), ok
+	case opCountry:
+		return Country(words...), ok
 	}
 	return ClientIdentity(words...), ok
 }

@@ -14,7 +14,8 @@ var opNames = [...]string{
 	opDestinationPort: "destination-port", opMethod: "method", opHost: "host", opPath: "path", opPathPrefix: "path-prefix",
 	opIdentity: "identity", opSourcePort: "source-port", opProtocol: "protocol", opFlags: "tcp-flags",
 	opICMPType: "icmp-type", opICMPv6Type: "icmpv6-type", opFragment: "fragment", opEstablished: "established",
-	opHeader: "header", opCookie: "cookie", opQuery: "query", opBodyOver: "body-over",
+	opHeader: "header", opCookie: "cookie", opQuery: "query", opBodyOver: "body-over", opSNI: "sni", opJA4: "ja4",
+	opCountry: "country", opASN: "asn", opCrossOrigin: "cross-origin",
 }
 
 // String returns the name of the predicate in text.
@@ -29,7 +30,8 @@ func (s span) String() string {
 }
 
 // String returns the policy as text that [ParsePolicy] reads back to the same
-// policy, with what its sets hold at the moment. Text that was parsed loses its
+// policy, with what its sets hold at the moment and without what was put into them
+// for a time. Text that was parsed loses its
 // comments and layout, and sets go first. What [New] would refuse may not be
 // readable.
 func (p Policy) String() string {
@@ -45,8 +47,14 @@ func (p Policy) String() string {
 		}
 		b.WriteByte('\n')
 	}
+	for _, s := range p.Sizes {
+		printSize(&b, s)
+	}
 	for _, l := range p.Limits {
 		printLimit(&b, l)
+	}
+	for _, e := range p.Escalations {
+		printEscalation(&b, e)
 	}
 	fmt.Fprintf(&b, "default %v\n", p.Default)
 	return b.String()
@@ -69,30 +77,13 @@ func printSet(b *strings.Builder, name string, s *PrefixSet) {
 		return
 	}
 	b.WriteString(" {")
-	if s.Len() > 0 {
-		for prefix := range s.table.Load().AllSorted() {
+	if table := s.table.Load(); table != nil && table.Size() > 0 {
+		for prefix := range table.AllSorted() {
 			fmt.Fprintf(b, "\n\t%v,", prefix)
 		}
 		b.WriteByte('\n')
 	}
 	b.WriteString("}\n")
-}
-
-func printLimit(b *strings.Builder, l Limit) {
-	printMode(b, l.Mode)
-	fmt.Fprintf(b, "limit %s rate %s burst %d", quoteWord(l.ID), strconv.FormatFloat(float64(l.Rate), 'g', -1, 64), l.Burst)
-	for _, part := range []struct {
-		name  string
-		value int
-	}{{"clients", l.MaxClients}, {"ipv4-bits", l.IPv4Bits}, {"ipv6-bits", l.IPv6Bits}} {
-		if part.value != 0 {
-			fmt.Fprintf(b, " %s %d", part.name, part.value)
-		}
-	}
-	if l.Match.n != nil {
-		fmt.Fprintf(b, " if %v", l.Match)
-	}
-	b.WriteByte('\n')
 }
 
 // String returns the match as it is written in the text of a policy.
@@ -162,6 +153,11 @@ func (n *node) printArguments(b *strings.Builder) {
 		}
 	case opBodyOver:
 		fmt.Fprintf(b, " %d", n.size)
+	case opCrossOrigin:
+		if len(n.words) > 0 {
+			b.WriteString(" except")
+			printList(b, n.words)
+		}
 	case opFlags:
 		fmt.Fprintf(b, " %v/%v", n.flags[0], n.flags[1])
 	case opProtocol:
@@ -176,8 +172,8 @@ func (n *node) printArguments(b *strings.Builder) {
 			return
 		}
 		var all []string
-		if n.set.Len() > 0 {
-			for prefix := range n.set.table.Load().AllSorted() {
+		if table := n.set.table.Load(); table != nil {
+			for prefix := range table.AllSorted() {
 				all = append(all, prefix.String())
 			}
 		}

@@ -29,7 +29,8 @@ const (
 type PrefixSet struct {
 	mu    sync.Mutex // serialises writers
 	table atomic.Pointer[bart.Lite]
-	file  string // the one that text names; set before anybody shares the set
+	timed atomic.Pointer[timedPrefixes] // nil: there are none
+	file  string                        // the one that text names; set before anybody shares the set
 }
 
 // NewPrefixSet returns a set of the prefixes, or an error that lists every
@@ -45,20 +46,35 @@ func NewPrefixSet(prefixes ...netip.Prefix) (*PrefixSet, error) {
 // Contains says whether a prefix of the set covers the address. An IPv4-mapped
 // address counts as the IPv4 one, and a zone is ignored.
 func (s *PrefixSet) Contains(addr netip.Addr) bool {
+	addr = plainAddr(addr)
+	if t := s.table.Load(); t != nil && t.Contains(addr) {
+		return true
+	}
+	timed := s.timed.Load()
+	return timed != nil && timed.contains(addr)
+}
+
+// overlaps says whether the set and the prefix have an address in common.
+func (s *PrefixSet) overlaps(p netip.Prefix) bool {
 	t := s.table.Load()
-	return t != nil && t.Contains(addr.Unmap().WithZone(""))
+	return t != nil && t.OverlapsPrefix(p)
 }
 
 // Len returns the number of prefixes.
 func (s *PrefixSet) Len() int {
+	n := 0
 	if t := s.table.Load(); t != nil {
-		return t.Size()
+		n = t.Size()
 	}
-	return 0
+	if timed := s.timed.Load(); timed != nil {
+		n += timed.len()
+	}
+	return n
 }
 
-// Replace makes the set consist of the prefixes. An error, which lists every
-// wrong prefix, leaves it as it was.
+// Replace makes the set consist of the prefixes, and of those that [PrefixSet.InsertFor]
+// put there, which stay. An error, which lists every wrong prefix, leaves it as it
+// was.
 func (s *PrefixSet) Replace(prefixes ...netip.Prefix) error {
 	clean, errs := canonicalPrefixes(prefixes)
 	if len(errs) > 0 {
@@ -97,6 +113,9 @@ func (s *PrefixSet) Insert(prefixes ...netip.Prefix) error {
 func (s *PrefixSet) Remove(prefixes ...netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if timed := s.timed.Load(); timed != nil {
+		timed.remove(prefixes)
+	}
 	t := s.table.Load()
 	if t == nil {
 		return
@@ -109,7 +128,7 @@ func (s *PrefixSet) Remove(prefixes ...netip.Prefix) {
 	s.table.Store(t)
 }
 
-// Load replaces the set by what r holds: one prefix or address a line. Empty
+// Load replaces the set, as Replace does, by what r holds: one prefix or address a line. Empty
 // lines and what follows a # are ignored. The first wrong line, which the error
 // names by its number, refuses all of it and leaves the set as it was, since
 // half a list is worse than yesterday's.

@@ -187,7 +187,7 @@ func (l *lexer) skipToken() {
 }
 
 func startsStatement(t token) bool {
-	return t.kind == tokenWord && slices.Contains([]string{"accept", "drop", "reject", "monitor", "limit", "set", "default"}, t.text)
+	return t.kind == tokenWord && slices.Contains([]string{"accept", "drop", "reject", "monitor", "size", "limit", "escalate", "set", "default"}, t.text)
 }
 
 func isWordByte(c byte) bool {

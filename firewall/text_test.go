@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // sameNode compares two predicates part by part.
@@ -17,7 +18,7 @@ func sameNode(a, b *node) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.op == b.op && a.name == b.name && a.flags == b.flags && a.size == b.size && slices.Equal(a.spans, b.spans) && slices.Equal(a.words, b.words) &&
+	return a.op == b.op && a.name == b.name && a.flags == b.flags && a.size == b.size && slices.Equal(a.numbers, b.numbers) && slices.Equal(a.spans, b.spans) && slices.Equal(a.words, b.words) &&
 		sameSet(a.set, b.set) && slices.EqualFunc(a.kids, b.kids, sameNode)
 }
 
@@ -38,6 +39,15 @@ func samePolicy(a, b Policy) bool {
 			ma, mb := a.Match.n, b.Match.n
 			a.Match, b.Match = Match{}, Match{}
 			return a == b && sameNode(ma, mb)
+		}) &&
+		slices.EqualFunc(a.Sizes, b.Sizes, func(a, b SizeLimit) bool {
+			ma, mb := a.Match.n, b.Match.n
+			a.Match, b.Match = Match{}, Match{}
+			return a == b && sameNode(ma, mb)
+		}) &&
+		slices.EqualFunc(a.Escalations, b.Escalations, func(a, b Escalation) bool {
+			return a.ID == b.ID && a.Offences == b.Offences && a.Window == b.Window && a.Ban == b.Ban && a.MaxBan == b.MaxBan && a.MaxClients == b.MaxClients &&
+				a.Mode == b.Mode && slices.Equal(a.On, b.On) && slices.Equal(a.IPv4Bits, b.IPv4Bits) && slices.Equal(a.IPv6Bits, b.IPv6Bits) && sameNode(a.Match.n, b.Match.n)
 		})
 }
 
@@ -56,6 +66,19 @@ accept balancer if identity spiffe://example.com/balancer and destination @"odd 
 accept rest
 limit per-client rate 0.5 burst 30 clients 1024 ipv4-bits 24 ipv6-bits 56 if path "/a b"
 monitor limit all rate 10 burst 1
+limit api key header x-api-key window 1m0s burst 100 announce
+limit mine unit connections rate 5 burst 5 clients 8 if source 10.0.0.0/8
+limit open unit concurrent burst 64
+limit fleet shared key func tenant rate 5 burst 5
+limit sessions key cookie sid rate 5 burst 5
+limit people key identity rate 5 burst 5
+monitor size big body 1048576 header 16384 fields 100 url 8192 if not path-prefix /upload
+size small body 10
+drop hello if sni { *.bad.example, worse.example } or ja4 { t13d1516h2_8daaf6152771_e5627efa2ab1, *_8daaf6152771_* }
+drop places if country { CH, DE } or asn { 64496, 4200000000 }
+drop csrf if cross-origin except { https://a.example, https://b.example:8443 } or cross-origin
+escalate scans on { bad, app:login, open } offences 5 window 1m ban 10m max-ban 24h ipv4-bits { 32, 24 } ipv6-bits 64 clients 1024 if not source @bad
+monitor escalate rest offences 1 window 1s ban 1h30m
 default reject
 `
 
@@ -79,10 +102,28 @@ func TestParsePolicy(t *testing.T) {
 			{ID: "a b", Verdict: Accept, Match: Any(All(Destination(prefixes("192.0.2.80/32")...), ports), Host("*.example.com"))},
 			{ID: "balancer", Verdict: Accept, Match: All(ClientIdentity("spiffe://example.com/balancer"), DestinationSet("odd name"))},
 			{ID: "rest", Verdict: Accept, Match: All()},
+			{ID: "hello", Match: Any(SNI("*.bad.example", "Worse.Example."), JA4("t13d1516h2_8daaf6152771_e5627efa2ab1", "*_8daaf6152771_*"))},
+			{ID: "places", Match: Any(Country("CH", "DE"), ASN(64496, 4200000000))},
+			{ID: "csrf", Match: Any(CrossOrigin("https://a.example", "https://b.example:8443"), CrossOrigin())},
+		},
+		Sizes: []SizeLimit{
+			{ID: "big", Body: 1 << 20, Header: 16384, Fields: 100, URL: 8192, Match: Not(PathPrefix("/upload")), Mode: Monitor},
+			{ID: "small", Body: 10},
+		},
+		Escalations: []Escalation{
+			{ID: "scans", On: []string{"bad", "app:login", "open"}, Offences: 5, Window: time.Minute, Ban: 10 * time.Minute, MaxBan: 24 * time.Hour,
+				IPv4Bits: []int{32, 24}, IPv6Bits: []int{64}, MaxClients: 1024, Match: Not(SourceSet("bad"))},
+			{ID: "rest", Offences: 1, Window: time.Second, Ban: 90 * time.Minute, Mode: Monitor},
 		},
 		Limits: []Limit{
 			{ID: "per-client", Rate: 0.5, Burst: 30, MaxClients: 1024, IPv4Bits: 24, IPv6Bits: 56, Match: Path("/a b")},
 			{ID: "all", Rate: 10, Burst: 1, Mode: Monitor},
+			{ID: "api", Key: HeaderKey("X-API-Key"), Window: time.Minute, Burst: 100, Announce: true},
+			{ID: "mine", Unit: Connections, Rate: 5, Burst: 5, MaxClients: 8, Match: Source(prefixes("10.0.0.0/8")...)},
+			{ID: "open", Unit: Concurrent, Burst: 64},
+			{ID: "fleet", Key: FuncKey("tenant"), Rate: 5, Burst: 5, Shared: true},
+			{ID: "sessions", Key: CookieKey("sid"), Rate: 5, Burst: 5},
+			{ID: "people", Key: IdentityKey(), Rate: 5, Burst: 5},
 		},
 		Default: Reject,
 	}
@@ -164,6 +205,22 @@ func TestParseErrors(t *testing.T) {
 		{"limit l rate 1 burst 1 rate 2", "1, column 24: a second rate"},
 		{"limit l speed 1", `1, column 9: "speed", want rate, burst`},
 		{"limit l rate 1 burst 1\nlimit l rate 1 burst 1", `2, column 7: ID "l" of a limit`},
+		{"limit l unit seconds", `1, column 14: "seconds", want requests`},
+		{"limit l key ip", `1, column 13: "ip", want client, header`},
+		{"limit l window 5", `1, column 16: "5", want a time such as`},
+		{"limit l key header", "1, column 19: the end, want a name"},
+		{"size s body x", `1, column 13: "x", want a number of bytes`},
+		{"size s mass 1", `1, column 8: "mass", want body, header`},
+		{"size s body 1\nsize s body 1", `2, column 6: ID "s" of a size`},
+		{"escalate e on { }", `1, column 15: nothing, want the ID`},
+		{"escalate e after 5", `1, column 12: "after", want on, offences`},
+		{"escalate e ipv4-bits x", `1, column 22: "x", want a number of bits`},
+		{"drop x if sni 1.2.3.4", `1, column 11: SNI("1.2.3.4")`},
+		{"drop x if ja4 x", `1, column 11: JA4("x")`},
+		{"drop x if country ch", `1, column 11: Country("ch")`},
+		{"drop x if asn AS1", `1, column 15: "AS1", want a number such as 64496`},
+		{"drop x if cross-origin except {}", `1, column 31: nothing, want an origin`},
+		{"drop x if cross-origin except x", `1, column 11: CrossOrigin("x")`},
 		{"default deny", `1, column 9: "deny", want accept, drop or reject`},
 		{"default drop\ndefault drop", "2, column 1: a second default"},
 		{"monitor default drop", `1, column 9: "default", want`},

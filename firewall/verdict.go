@@ -67,11 +67,14 @@ const (
 	AcceptDepth
 	// PacketDepth is a packet filter, which sees each packet alone.
 	PacketDepth
+	// TLSDepth is a server with [Firewall.TLSConfig], which sees addresses and
+	// what the client says first in TLS.
+	TLSDepth
 )
 
-// String returns "request", "accept" or "packet".
+// String returns "request", "accept", "packet" or "tls".
 func (d Depth) String() string {
-	return nameOf([]string{"request", "accept", "packet"}, uint8(d), "Depth")
+	return nameOf([]string{"request", "accept", "packet", "tls"}, uint8(d), "Depth")
 }
 
 // Reason is what brought a decision about.
@@ -92,11 +95,18 @@ const (
 	// ByPacket: no rule was asked, since the packet cannot be read, and is
 	// dropped, or is not IP, and is accepted.
 	ByPacket
+	// BySize: the request is larger than the size limit named by the SizeID
+	// allows.
+	BySize
+	// ByEscalation: the escalation named by the EscalationID bans a network. It
+	// is the reason of an [Event] only.
+	ByEscalation
 )
 
-// String returns "default", "rule", "limit", "ban", "client" or "packet".
+// String returns "default", "rule", "limit", "ban", "client", "packet", "size" or
+// "escalation".
 func (r Reason) String() string {
-	return nameOf([]string{"default", "rule", "limit", "ban", "client", "packet"}, uint8(r), "Reason")
+	return nameOf([]string{"default", "rule", "limit", "ban", "client", "packet", "size", "escalation"}, uint8(r), "Reason")
 }
 
 func nameOf(names []string, i uint8, kind string) string {

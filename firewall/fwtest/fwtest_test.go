@@ -2,6 +2,7 @@ package fwtest
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -138,8 +139,17 @@ func FuzzParsePacket(f *testing.F) {
 	})
 }
 
-// TestDepthsAreSound sends one opening packet with a request behind it through
-// all three depths: none refuses what a deeper one accepts, and none that is sure
+// ends is a connection that only knows its ends.
+type ends struct {
+	net.Conn
+	src, dst netip.AddrPort
+}
+
+func (e ends) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(e.src) }
+func (e ends) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(e.dst) }
+
+// TestDepthsAreSound sends one opening packet with a request over TLS behind it
+// through all four depths: none refuses what a deeper one accepts, and none that is sure
 // to accept is contradicted.
 func TestDepthsAreSound(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
@@ -157,8 +167,10 @@ func TestDepthsAreSound(t *testing.T) {
 			src, dst := netip.AddrPortFrom(frame.Source, frame.SourcePort), netip.AddrPortFrom(frame.Destination, frame.DestinationPort)
 			r := httptest.NewRequest("GET", pick(rng, worldPaths[:]), nil)
 			r.RemoteAddr = src.String()
+			hello := &tls.ClientHelloInfo{ServerName: pick(rng, worldNames[:]), Conn: ends{src: src, dst: dst}}
+			r.TLS = &tls.ConnectionState{ServerName: hello.ServerName}
 			r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(net.TCPAddrFromAddrPort(dst))))
-			depths := []firewall.Decision{fw.DecideFrame(frame.Bytes(), firewall.ConnState(rng.IntN(2))), fw.DecideConn(src, dst), fw.DecideRequest(r)}
+			depths := []firewall.Decision{fw.DecideFrame(frame.Bytes(), firewall.ConnState(rng.IntN(2))), fw.DecideConn(src, dst), fw.DecideHello(hello), fw.DecideRequest(r)}
 			for i, d := range depths {
 				for _, deeper := range depths[i+1:] {
 					if d.Verdict != firewall.Accept && deeper.Verdict == firewall.Accept ||

@@ -16,6 +16,7 @@ var (
 	worldPorts    = [...]uint16{22, 53, 80, 443, 40000}
 	worldTypes    = [...]uint8{0, 3, 8, 128, 135}
 	worldFlags    = [...]firewall.TCPFlags{firewall.SYN, firewall.ACK, firewall.SYN | firewall.ACK, firewall.RST, firewall.FIN | firewall.ACK}
+	worldNames    = [...]string{"a.example", "b.example"}
 	worldPaths    = [...]string{"/a", "/a/b", "/b"}
 	worldProtos   = [...]uint8{tcp, tcp, udp, udp, icmp, icmpv6, 47, 59}
 	worldHeaders  = [...]uint8{HopByHop, DestinationOptions, Routing, FragmentHeader, Authentication}
@@ -91,7 +92,7 @@ func RandomMatch(rng *rand.Rand, levels int) firewall.Match {
 		}
 		return firewall.All(ms...)
 	}
-	switch rng.IntN(12) {
+	switch rng.IntN(13) {
 	case 0, 1:
 		return firewall.Source(netip.MustParsePrefix(pick(rng, worldPrefixes[:])))
 	case 2:
@@ -111,6 +112,8 @@ func RandomMatch(rng *rand.Rand, levels int) firewall.Match {
 		return firewall.ICMPv6Type(pick(rng, worldTypes[:]))
 	case 10:
 		return pick(rng, []firewall.Match{firewall.Fragment(), firewall.Established()})
+	case 11:
+		return firewall.SNI(pick(rng, worldNames[:]))
 	}
 	return firewall.PathPrefix(pick(rng, worldPaths[:]))
 }
