@@ -6,7 +6,7 @@
 //	firewall -policy policy.fw -check
 //	firewall -policy policy.fw -explain 'GET http://host/path from 192.0.2.1'
 //
-// SIGHUP reads the policy and its lists again. If anything is wrong with them
+// With -state the bans outlive a restart. SIGHUP reads the policy and its lists again. If anything is wrong with them
 // every mistake is logged, and the old policy stays.
 package main
 
@@ -113,10 +113,13 @@ func (c *config) do(ctx context.Context, reload <-chan os.Signal, stdout io.Writ
 	fw, err := firewall.New(firewall.Config{
 		Policy:         policy,
 		TrustedProxies: c.trusted,
+		RetryJitter:    retryJitter,
 		Logger:         logger,
 		OnDecision: func(e firewall.Event) {
+			// One of the IDs at most is there.
+			id := e.RuleID + e.LimitID + e.SizeID + e.EscalationID
 			logger.Info("decision", "depth", e.Depth, "verdict", e.Verdict, "mode", e.Mode, "reason", e.Reason,
-				"id", e.RuleID+e.LimitID, "client", e.Client, "generation", e.Generation)
+				"id", id, "client", e.Client, "generation", e.Generation)
 		},
 	})
 	if err != nil {
@@ -129,7 +132,8 @@ func (c *config) do(ctx context.Context, reload <-chan os.Signal, stdout io.Writ
 	}
 	switch {
 	case c.check:
-		fmt.Fprintf(stdout, "%s: %d sets, %d rules, %d limits\n", c.policy, len(policy.Sets), len(policy.Rules), len(policy.Limits))
+		fmt.Fprintf(stdout, "%s: %d sets, %d rules, %d size limits, %d limits, %d escalations\n",
+			c.policy, len(policy.Sets), len(policy.Rules), len(policy.Sizes), len(policy.Limits), len(policy.Escalations))
 		return nil
 	case c.explain != "":
 		return c.explainTo(stdout, fw)

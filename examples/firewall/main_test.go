@@ -34,7 +34,7 @@ func write(t *testing.T, path, text string) {
 }
 
 func TestCheck(t *testing.T) {
-	if status, out, errs := once(t, "-policy", "policy.fw", "-check"); status != 0 || out != "policy.fw: 2 sets, 3 rules, 1 limits\n" {
+	if status, out, errs := once(t, "-policy", "policy.fw", "-check"); status != 0 || out != "policy.fw: 2 sets, 4 rules, 2 size limits, 4 limits, 1 escalations\n" {
 		t.Errorf("the sample: status %d, %s%s", status, out, errs)
 	}
 	bad := filepath.Join(t.TempDir(), "bad.fw")
@@ -223,4 +223,50 @@ func TestDir(t *testing.T) {
 	if code, body := s.get(t, "/x.txt"); code != 200 || body != "hello" {
 		t.Errorf("status %d, %q", code, body)
 	}
+}
+
+// TestEscalation offends from outside until a ban closes the door, which the next
+// run still knows.
+func TestEscalation(t *testing.T) {
+	dir := t.TempDir()
+	policy, state := filepath.Join(dir, "policy.fw"), filepath.Join(dir, "bans.json")
+	write(t, policy, `
+		reject inner if path-prefix /-/
+		size all body 100
+		limit logins window 1m burst 2 announce if path /login
+		escalate scan offences 5 window 1m ban 1h
+		default accept`)
+	t.Run("offend", func(t *testing.T) {
+		s := start(t, nil, "-policy", policy, "-state", state)
+		res, err := http.Post(s.base+"/", "text/plain", struct{ io.Reader }{strings.NewReader(strings.Repeat("x", 1000))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		for i, c := range []struct {
+			path string
+			want int
+		}{{"/login", 200}, {"/login", 200}, {"/login", 429}, {"/login", 429}, {"/-/a", 403}, {"/x/../-/b", 403}, {"/", 200}} {
+			if code, _ := s.get(t, c.path); code != c.want {
+				t.Errorf("request %d, %s: status %d, want %d", i, c.path, code, c.want)
+			}
+		}
+		// The fifth closes the connection under its own answer.
+		if res, err := http.Get(s.base + "/-/c"); err == nil {
+			res.Body.Close()
+		}
+		s.logged(t, "reason=escalation id=scan client=127.0.0.1")
+		if res, err := http.Get(s.base + "/"); err == nil {
+			res.Body.Close()
+			t.Errorf("a banned client gets status %d", res.StatusCode)
+		}
+		s.logged(t, "depth=accept verdict=drop mode=enforce reason=ban")
+	})
+	t.Run("again", func(t *testing.T) {
+		s := start(t, nil, "-policy", policy, "-state", state)
+		if res, err := http.Get(s.base + "/"); err == nil {
+			res.Body.Close()
+			t.Errorf("the next run lets the banned client in: status %d", res.StatusCode)
+		}
+	})
 }

@@ -20,6 +20,7 @@ const (
 	headTimeout  = 10 * time.Second
 	idleTimeout  = 2 * time.Minute
 	drainTimeout = 5 * time.Second
+	retryJitter  = 2 * time.Second
 )
 
 // serve serves until the context ends.
