@@ -39,7 +39,7 @@ func (c *config) startBalancer(ctx context.Context, s *stack, ca *tlsx.CA, web1,
 	if b.meter, err = qps.New(qps.Config{Server: balancerID}); err != nil {
 		return nil, err
 	}
-	if b.fw, err = c.edgeFirewall(); err != nil {
+	if b.fw, err = c.edgeFirewall(s); err != nil {
 		return nil, err
 	}
 	proxy, err := b.proxy(s, web1, web2)
@@ -50,16 +50,6 @@ func (c *config) startBalancer(ctx context.Context, s *stack, ca *tlsx.CA, web1,
 		return nil, err
 	}
 	return b, nil
-}
-
-// edgeFirewall keeps what is inside from those outside, and one client from
-// taking everybody's share.
-func (c *config) edgeFirewall() (*firewall.Firewall, error) {
-	return firewall.New(firewall.Config{Policy: firewall.Policy{
-		Rules:   []firewall.Rule{{ID: "inner", Match: firewall.PathPrefix(innerPath), Verdict: firewall.Reject}},
-		Limits:  []firewall.Limit{{ID: "per-client", Rate: c.rate, Burst: c.burst}},
-		Default: firewall.Accept,
-	}})
 }
 
 // backendTLS is how this server connects to the web servers: it proves to be

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/palisade-go/palisade/dbrouter"
-	"github.com/palisade-go/palisade/firewall"
 	"github.com/palisade-go/palisade/lb"
 	"github.com/palisade-go/palisade/qps"
 	"github.com/palisade-go/palisade/tlsx"
@@ -106,29 +105,6 @@ func (w *webServer) build(ctx context.Context, s *stack, db database) (http.Hand
 	balancer := tlsx.PeerMatcher{URIs: []string{w.ca.Identity(balancerID)}}
 	served := tlsx.Receive(balancer, rememberNode(w.meter.Middleware(guarded)))
 	return w.withSnapshot(served), term.ServerConfig(), nil
-}
-
-// firewall lets the balancer reach the app, the monitor reach what is inside,
-// and nobody anything else.
-func (w *webServer) firewall() (*firewall.Firewall, error) {
-	inner := firewall.PathPrefix(innerPath)
-	return firewall.New(firewall.Config{
-		Policy: firewall.Policy{
-			Rules: []firewall.Rule{
-				{ID: "monitor", Match: firewall.All(firewall.ClientIdentity(w.ca.Identity(monitorID)), inner), Verdict: firewall.Accept},
-				{ID: "inner", Match: inner, Verdict: firewall.Reject},
-				{ID: "balancer", Match: firewall.ClientIdentity(w.ca.Identity(balancerID)), Verdict: firewall.Accept},
-			},
-			Default: firewall.Drop,
-		},
-		Identity: func(r *http.Request) string {
-			id, ok := tlsx.PeerIdentity(r)
-			if !ok || len(id.URIs) != 1 {
-				return ""
-			}
-			return id.URIs[0]
-		},
-	})
 }
 
 // withSnapshot answers the monitor before anything is counted: looking at the
