@@ -1,0 +1,230 @@
+package lbbench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/palisade-go/palisade/bench/internal/proc"
+	"github.com/palisade-go/palisade/bench/internal/report"
+)
+
+// The programs, as the tables name them.
+const (
+	directName       = "direct"
+	nginxName        = "nginx"
+	haproxyName      = "haproxy"
+	caddyName        = "caddy"
+	httputilName     = "httputil, tuned"
+	httputilChain    = "httputil, tuned, chain"
+	oursName         = "palisade"
+	oursNethttp      = "palisade, nethttp"
+	oursChain        = "palisade, chain"
+	oursNethttpChain = "palisade, nethttp, chain"
+	oursAlone        = "palisade, no metrics"
+	oursMetered      = "palisade, qps Middleware"
+	oursStream       = "palisade tcpproxy"
+)
+
+// caddyVersion is the version that is built if none is on PATH.
+const caddyVersion = "v2.11.9"
+
+// rival is a program that is compared.
+type rival struct {
+	name    string
+	path    string
+	version string
+	absent  error // why there is none
+	// args returns its arguments, and writes what configuration it needs.
+	args func(r *rival, c configData) ([]string, error)
+}
+
+// start runs the rival in a folder of its own.
+func (r *rival) start(ctx context.Context, cores unix.CPUSet, c configData) (_ *proc.Process, err error) {
+	if r.absent != nil {
+		return nil, r.absent
+	}
+	if c.Dir, err = os.MkdirTemp(c.Dir, "run"); err != nil {
+		return nil, err
+	}
+	if c.Listen, err = proc.FreeAddr(); err != nil {
+		return nil, err
+	}
+	c.Root = os.Getuid() == 0
+	args, err := r.args(r, c)
+	if err != nil {
+		return nil, err
+	}
+	// A proxy gets one processor, and a Go program knows it.
+	return proc.Start(ctx, cores, c.Listen, []string{"GOMAXPROCS=1", "HOME=" + c.Dir}, r.path, args...)
+}
+
+// findRivals looks for those that are installed and builds the others.
+func findRivals(ctx context.Context, o report.Options, dir string) map[string]*rival {
+	proxy := build(ctx, o.Root, dir, "./examples/proxy")
+	stream := build(ctx, o.Root, dir, "./examples/tcpproxy")
+	front := build(ctx, filepath.Join(o.Root, "bench"), dir, "./cmd/front")
+	rivals := []*rival{
+		findNginx(), findHAProxy(), findCaddy(ctx, o),
+		front.as(httputilName, "-proxy", "httputil"),
+		front.as(httputilChain, "-proxy", "httputil", "-chain"),
+		proxy.as(oursName, "-front", "palisade"),
+		proxy.as(oursNethttp, "-front", "nethttp"),
+		front.as(oursChain, "-chain", "-front", "palisade"),
+		front.as(oursNethttpChain, "-chain", "-front", "nethttp"),
+		front.as(oursAlone, "-front", "palisade"),
+		front.as(oursMetered, "-front", "palisade", "-meter"),
+		stream.as(oursStream),
+	}
+	byName := make(map[string]*rival)
+	for _, r := range rivals {
+		byName[r.name] = r
+	}
+	return byName
+}
+
+// lookPath finds a program on PATH or where Debian has its servers.
+func lookPath(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s is neither on PATH nor in /usr/sbin", name)
+}
+
+// firstLine runs a program for what it says of itself.
+func firstLine(path string, args ...string) string {
+	out, err := exec.Command(path, args...).CombinedOutput()
+	if err != nil {
+		return err.Error()
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return line
+}
+
+func findNginx() *rival {
+	r := &rival{name: nginxName, args: func(r *rival, c configData) (_ []string, err error) {
+		if c.Stream {
+			if c.StreamModule, err = nginxStream(r.path); err != nil {
+				return nil, err
+			}
+		}
+		path, err := c.render("nginx.conf")
+		return []string{"-p", c.Dir, "-c", path, "-e", filepath.Join(c.Dir, "error.log")}, err
+	}}
+	if r.path, r.absent = lookPath("nginx"); r.absent == nil {
+		r.version = firstLine(r.path, "-v")
+	}
+	return r
+}
+
+var modulesPath = regexp.MustCompile(`--modules-path=(\S+)`)
+
+// nginxStream returns the file of nginx's stream module, "" if it is built in,
+// or an error if there is none.
+func nginxStream(path string) (string, error) {
+	out, err := exec.Command(path, "-V").CombinedOutput()
+	if err != nil {
+		return "", err
+	}
+	return streamModule(string(out), func(file string) bool { _, err := os.Stat(file); return err == nil })
+}
+
+func streamModule(options string, exists func(string) bool) (string, error) {
+	switch {
+	case strings.Contains(options+" ", "--with-stream "):
+		return "", nil
+	case !strings.Contains(options, "--with-stream=dynamic"):
+		return "", errors.New("nginx is built without its stream module")
+	}
+	dir := modulesPath.FindStringSubmatch(options)
+	if dir == nil {
+		return "", errors.New("nginx does not say where its modules are")
+	}
+	if file := filepath.Join(dir[1], "ngx_stream_module.so"); exists(file) {
+		return file, nil
+	}
+	return "", errors.New("nginx's stream module is not installed (Debian: libnginx-mod-stream)")
+}
+
+func findHAProxy() *rival {
+	r := &rival{name: haproxyName, args: func(_ *rival, c configData) ([]string, error) {
+		path, err := c.render("haproxy.cfg")
+		return []string{"-db", "-f", path}, err
+	}}
+	if r.path, r.absent = lookPath("haproxy"); r.absent == nil {
+		r.version = firstLine(r.path, "-v")
+	}
+	return r
+}
+
+// findCaddy builds Caddy from its module if it is neither on PATH nor in the
+// cache.
+func findCaddy(ctx context.Context, o report.Options) *rival {
+	r := &rival{name: caddyName, args: func(_ *rival, c configData) ([]string, error) {
+		path, err := c.render("caddy.json")
+		return []string{"run", "--config", path}, err
+	}}
+	var err error
+	if r.path, err = lookPath("caddy"); err != nil {
+		r.path = filepath.Join(o.Cache, "caddy")
+		if _, err := os.Stat(r.path); err != nil {
+			o.Log("building caddy %s", caddyVersion)
+			cmd := exec.CommandContext(ctx, "go", "install", "github.com/caddyserver/caddy/v2/cmd/caddy@"+caddyVersion)
+			cmd.Env = append(os.Environ(), "GOBIN="+o.Cache)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				r.absent = fmt.Errorf("go install: %w: %s", err, lastLine(out))
+				return r
+			}
+		}
+	}
+	r.version = firstLine(r.path, "version")
+	return r
+}
+
+func lastLine(out []byte) string {
+	text := strings.TrimSpace(string(out))
+	return text[strings.LastIndexByte(text, '\n')+1:]
+}
+
+// build compiles a program of ours.
+func build(ctx context.Context, from, to, pkg string) *rival {
+	r := &rival{path: filepath.Join(to, filepath.Base(pkg)), version: pkg}
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", r.path, pkg)
+	cmd.Dir = from
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.absent = fmt.Errorf("go build %s: %w: %s", pkg, err, lastLine(out))
+	}
+	return r
+}
+
+// as returns the rival that a program of ours is with some flags. All of them
+// have -listen, -backend, -tls-cert and -tls-key.
+func (r *rival) as(name string, flags ...string) *rival {
+	c := *r
+	c.name, c.version = name, strings.Join(append([]string{r.version}, flags...), " ")
+	c.args = func(_ *rival, d configData) ([]string, error) {
+		backend := "http://" + d.Backend
+		if d.Stream {
+			backend = d.Backend
+		}
+		args := append(slices.Clone(flags), "-listen", d.Listen, "-backend", backend)
+		if d.Cert != "" {
+			args = append(args, "-tls-cert", d.Cert, "-tls-key", d.Key)
+		}
+		return args, nil
+	}
+	return &c
+}
