@@ -76,9 +76,10 @@ const generous = 1_000_000
 // nowhere is a ResponseWriter that keeps nothing; the rivals set fields in it.
 type nowhere struct{ header http.Header }
 
-func (n *nowhere) Header() http.Header         { return n.header }
-func (n *nowhere) Write(p []byte) (int, error) { return len(p), nil }
-func (n *nowhere) WriteHeader(int)             {}
+func (n *nowhere) Header() http.Header               { return n.header }
+func (n *nowhere) Write(p []byte) (int, error)       { return len(p), nil }
+func (n *nowhere) WriteString(s string) (int, error) { return len(s), nil }
+func (n *nowhere) WriteHeader(int)                   {}
 
 func hello(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }
 

@@ -4,8 +4,9 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Operation is something so short that it is measured many times at once.
@@ -74,13 +75,17 @@ func window(threads int, prepare func() func()) (nanos float64, ok bool) {
 		all.Go(func() {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
+			// Prepare may look at which processor it runs on, so that all threads
+			// must have one.
+			ready.Add(1)
+			for int(ready.Load()) < threads {
+			}
 			op := prepare()
 			for range warmOps {
 				op()
 			}
 			ready.Add(1)
-			for int(ready.Load()) < threads {
-				runtime.Gosched()
+			for int(ready.Load()) < 2*threads {
 			}
 			s := span{begin: time.Now()}
 			before := threadCPU()
@@ -122,19 +127,18 @@ func judge(spans []span) (nanos float64, ok bool) {
 	return nanos, true
 }
 
-func threadCPU() time.Duration {
-	const rusageThread = 1 // RUSAGE_THREAD of getrusage(2)
-	return usage(rusageThread)
-}
+// threadCPU reads the clock of the thread. Getrusage would not do: what it tells
+// is as old as the last tick of the kernel, longer than a window.
+func threadCPU() time.Duration { return clock(unix.CLOCK_THREAD_CPUTIME_ID) }
 
 // ProcessCPU returns the processor time that this process has used.
-func ProcessCPU() time.Duration { return usage(syscall.RUSAGE_SELF) }
+func ProcessCPU() time.Duration { return clock(unix.CLOCK_PROCESS_CPUTIME_ID) }
 
-// usage returns 0 if the kernel does not tell, so that no window counts.
-func usage(who int) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(who, &u); err != nil {
+// clock returns 0 if there is no such clock, so that no window counts.
+func clock(id int32) time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(id, &ts); err != nil {
 		return 0
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	return time.Duration(ts.Nano())
 }

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,5 +46,23 @@ func TestWindows(t *testing.T) {
 				t.Errorf("an operation took %v ns", n)
 			}
 		}
+	}
+}
+
+// TestThreadCPU checks that the clock sees less than a tick.
+func TestThreadCPU(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	seen := 0
+	for range 100 {
+		cpu, process := threadCPU(), ProcessCPU()
+		for begin := time.Now(); time.Since(begin) < 100*time.Microsecond; {
+		}
+		if used := threadCPU() - cpu; used > 20*time.Microsecond && ProcessCPU()-process >= used/2 {
+			seen++
+		}
+	}
+	if seen < 50 {
+		t.Errorf("the clock saw %d of 100 loops of 100 µs", seen)
 	}
 }
