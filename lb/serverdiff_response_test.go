@@ -245,8 +245,8 @@ var responseCases = []wireCase{
 		flush(w)
 		panic(http.ErrAbortHandler)
 	}, want: "unexpected EOF"},
-	{name: "http.Error", send: get, handler: func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 418) }, want: "nosniff"},
-	{name: "http.Redirect", send: get, handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x?y", 303) }, want: "/x?y"},
+	{name: "http.Error", send: get, handler: func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) }, want: "nosniff"},
+	{name: "http.Redirect", send: get, handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x?y", http.StatusSeeOther) }, want: "/x?y"},
 	{name: "many fields", send: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 		for i := range 200 {
 			w.Header().Set("X-"+strconv.Itoa(i), strings.Repeat("v", i))
