@@ -209,27 +209,33 @@ type pace struct {
 	hold time.Time
 }
 
-// reserve takes a place in the queue and returns when it comes up.
-func (p *pace) reserve(now time.Time) time.Time {
+// reserve takes a place in the queue, unless its turn comes after end, if that is
+// not zero. It returns the turn.
+func (p *pace) reserve(now, end time.Time) (at time.Time, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.next.Before(now) {
-		p.next = now
+	next := p.next
+	if next.Before(now) {
+		next = now
 	}
-	p.next = p.next.Add(p.every)
-	at := p.next.Add(-orderBurst * p.every)
-	if at.Before(p.hold) {
+	next = next.Add(p.every)
+	if at = next.Add(-orderBurst * p.every); at.Before(p.hold) {
 		at = p.hold
 	}
-	return at
+	if !end.IsZero() && at.After(end) {
+		return at, false
+	}
+	p.next = next
+	return at, true
 }
 
 // wait returns when it is the caller's turn. One that would come too late for
-// the context is given up at once.
+// the context is given up at once, and takes no place.
 func (p *pace) wait(ctx context.Context) error {
 	now := time.Now()
-	at := p.reserve(now)
-	if end, ok := ctx.Deadline(); ok && at.After(end) {
+	end, _ := ctx.Deadline()
+	at, ok := p.reserve(now, end)
+	if !ok {
 		return fmt.Errorf("acme: the next order may be made at %s", at.Format(time.RFC3339))
 	}
 	timer := time.NewTimer(at.Sub(now))

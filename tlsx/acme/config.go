@@ -71,7 +71,8 @@ type Config struct {
 	DisableHTTPChallenge, DisableTLSALPNChallenge bool
 	// OnEvent, if not nil, is called for each certificate obtained, renewed or
 	// revoked, each attempt that failed and each certificate that is about to
-	// expire. It must not block or call Close. tlsx.Config.OnCert hears the same.
+	// expire. It must not block or call Close, and may be called from several
+	// goroutines at once. tlsx.Config.OnCert hears the same.
 	OnEvent func(Event)
 	// Logger gets changes of state. Nil means slog.Default().
 	Logger *slog.Logger

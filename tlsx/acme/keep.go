@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,9 @@ import (
 // the cluster did, unless a certificate's life is so short that a tenth of it is
 // less.
 const lookAgain = time.Hour
+
+// lookMissing is the same for a name that has no certificate.
+const lookMissing = time.Minute
 
 // kept is a name whose certificate is kept valid.
 type kept struct {
@@ -28,6 +32,7 @@ type kept struct {
 
 	// The rest is the keeper's.
 	failures int
+	retry    time.Time // after a failure: no attempt before
 	unsaved  *held     // issued, but the storage did not take it
 	look     time.Time // when to look at the storage
 	warned   *held     // that its certificate expires
@@ -93,7 +98,7 @@ func (s *Source) tend(k *kept) time.Duration {
 		} else if errors.Is(err, errDamaged) {
 			s.conf.Logger.Warn("acme: certificate in the storage cannot be used", "name", k.name, "err", err)
 		}
-		k.look = now.Add(lookAgain)
+		k.look = now.Add(lookMissing)
 		if h = k.current.Load(); h != nil {
 			k.look = now.Add(min(lookAgain, lifeOf(h.leaf())/10))
 		}
@@ -102,15 +107,19 @@ func (s *Source) tend(k *kept) time.Duration {
 		s.saveLate(k)
 	}
 	if h != nil && now.Before(h.renewal.Load().at) {
-		k.failures = 0
+		k.failures, k.retry = 0, time.Time{}
 		if r := h.renewal.Load(); !now.Before(r.ask) {
 			s.ask(h)
 		}
-		return time.Until(s.nextLook(k, h))
+		r := h.renewal.Load()
+		return time.Until(earliest(k.look, r.at, r.ask))
+	}
+	if now.Before(k.retry) {
+		return time.Until(earliest(k.look, k.retry))
 	}
 	err := s.attempt(k)
 	if err == nil {
-		k.failures = 0
+		k.failures, k.retry = 0, time.Time{}
 		return 0
 	}
 	if s.ctx.Err() != nil {
@@ -119,17 +128,7 @@ func (s *Source) tend(k *kept) time.Duration {
 	return s.fail(k, err)
 }
 
-// nextLook is when something is due for a certificate that needs no renewal yet.
-func (s *Source) nextLook(k *kept, h *held) time.Time {
-	r := h.renewal.Load()
-	next := k.look
-	for _, t := range []time.Time{r.at, r.ask} {
-		if t.Before(next) {
-			next = t
-		}
-	}
-	return next
-}
+func earliest(times ...time.Time) time.Time { return slices.MinFunc(times, time.Time.Compare) }
 
 // attempt gets a certificate, once in the cluster.
 func (s *Source) attempt(k *kept) error {
@@ -221,7 +220,8 @@ func (s *Source) fail(k *kept, err error) time.Duration {
 		event.Kind = Expiring
 		s.tell(event)
 	}
-	return wait
+	k.retry = now.Add(wait)
+	return min(wait, time.Until(k.look))
 }
 
 // lookLeast is how often handshakes look at the storage for a name whose

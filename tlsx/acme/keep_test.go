@@ -60,13 +60,24 @@ func TestStoredIsNoReasonToWait(t *testing.T) {
 	h.renewal.Store(&renewal{at: now, ask: now.Add(time.Hour)})
 	k := s.names["a.test"]
 	k.serve(h)
-	for range 5 {
-		if wait := s.tend(k); wait <= 0 {
-			t.Fatalf("waits %v", wait)
+	for range 3 {
+		for range 2 { // the second time it is too early for another attempt
+			if wait := s.tend(k); wait <= 0 {
+				t.Fatalf("waits %v", wait)
+			}
 		}
+		k.retry = time.Time{}
 	}
-	if n := storage.locks.Load(); n != 5 || k.failures != 5 {
+	if n := storage.locks.Load(); n != 3 || k.failures != 3 {
 		t.Errorf("%d locks, %d failures", n, k.failures)
+	}
+	// Meanwhile somebody else has renewed it.
+	if err := s.save(t.Context(), "a.test", heldFor(t, s, ca, "a.test", now.Add(-time.Minute), now.Add(time.Hour))); err != nil {
+		t.Fatal(err)
+	}
+	k.retry = now.Add(time.Hour)
+	if s.tend(k); k.failures != 0 || k.current.Load() == h {
+		t.Error("did not see that the storage has a new one")
 	}
 }
 
@@ -260,6 +271,10 @@ func TestRevoke(t *testing.T) {
 	if err := s.Revoke(t.Context(), "b.test", Unspecified); err == nil {
 		t.Error("revoked what was never there")
 	}
+	s.Close()
+	if err := s.Revoke(t.Context(), "a.test", Unspecified); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
 }
 
 // TestExpiring has an authority that is gone for good.
@@ -279,6 +294,7 @@ func TestExpiring(t *testing.T) {
 		if wait := s.tend(k); wait <= 0 || wait > time.Minute {
 			t.Errorf("waits %v with 10 minutes left", wait)
 		}
+		k.retry = time.Time{}
 	}
 	var kinds []EventKind
 	for i, e := range seen {

@@ -27,7 +27,7 @@ const (
 // Revoke gets a new certificate for a name, with a new key, and has the
 // authority revoke the one that was served so far. That happens also if there is
 // no new one: then the revoked one is served on until the attempts, which go on,
-// succeed.
+// succeed. After Close it returns ErrClosed.
 func (s *Source) Revoke(ctx context.Context, name string, reason Reason) error {
 	normal, ok := certName(name)
 	k := s.names[normal]
@@ -37,9 +37,18 @@ func (s *Source) Revoke(ctx context.Context, name string, reason Reason) error {
 	if k == nil || k.current.Load() == nil {
 		return fmt.Errorf("acme: no certificate for %q to revoke", name)
 	}
-	old := k.current.Load()
+	s.mu.Lock() // nothing starts after Close
+	if s.ctx.Err() != nil {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.running.Add(1)
+	s.mu.Unlock()
+	defer s.running.Done()
 	ctx, cancel := context.WithTimeout(ctx, attemptMost)
 	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	old := k.current.Load()
 	var replaced error
 	err := s.withLock(ctx, k.name, func() error {
 		var h *held
