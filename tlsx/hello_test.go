@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -127,4 +128,90 @@ func torture(t *testing.T, server, client *tls.Config, record, segment int) (str
 	}
 	_, err := io.ReadFull(conn, make([]byte, 1))
 	return conn.ConnectionState().NegotiatedProtocol, err
+}
+
+// FuzzServerName has a client ask for any name, in pieces of any size: it is
+// served under the policy that the table has for it, or not at all.
+func FuzzServerName(f *testing.F) {
+	ca := testcert.NewCA(f)
+	names := []string{"www.test", "*.wild.test", "exact.wild.test"}
+	policies := make([]Policy, len(names))
+	for i, name := range names {
+		policies[i] = Policy{ID: name, Names: []string{name}, ALPN: []string{name}}
+	}
+	cert := ca.Issue(testcert.Leaf{Names: names})
+	term, err := New(Config{Certs: []CertSource{static(cert)}, Policies: policies, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, name := range []string{"www.test", "WWW.test.", "a.wild.test", "exact.wild.test", "a.b.wild.test", "", "192.0.2.1", "*.wild.test", "www.test\x00.evil", "www..test"} {
+		f.Add(name, uint8(0), uint8(0))
+		f.Add(name, uint8(3), uint8(1))
+	}
+	f.Fuzz(func(t *testing.T, name string, record, segment uint8) {
+		want := ""
+		if normal, err := normalName(strings.TrimRight(name, ".")); err == nil { // as crypto/tls sends it
+			if i := term.table.find(normal); i >= 0 && cert.Leaf.VerifyHostname(normal) == nil {
+				want = names[i]
+			}
+		}
+		client := &tls.Config{ServerName: name, InsecureSkipVerify: true, NextProtos: append([]string{"none"}, names...)}
+		// crypto/tls leaves out what is no name, and the server goes by its address.
+		if got, _ := torture(t, term.ServerConfig(), client, int(record), int(segment)); got != "" && got != want {
+			t.Errorf("%q: policy %q, want %q", name, got, want)
+		} else if sane := name != "" && net.ParseIP(name) == nil && strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.") == ""; sane && got != want {
+			t.Errorf("%q: refused, want policy %q", name, want)
+		}
+	})
+}
+
+// FuzzHello has a client send any bytes: no handshake comes of them, and nothing
+// panics or waits.
+func FuzzHello(f *testing.F) {
+	ca := testcert.NewCA(f)
+	roots, err := NewRoots(ca.Cert)
+	if err != nil {
+		f.Fatal(err)
+	}
+	term, err := New(Config{
+		Certs:    []CertSource{static(ca.Issue(testcert.Leaf{Names: []string{"www.test", "mutual.test"}}))},
+		Policies: []Policy{{Names: []string{"www.test"}}, {Names: []string{"mutual.test"}, Client: &ClientAuth{Roots: roots}}},
+		Unknown:  &UnknownNames{},
+		Logger:   slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, conf := range []*tls.Config{
+		{ServerName: "www.test", InsecureSkipVerify: true}, {ServerName: "mutual.test", InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12},
+		{ServerName: "www.test", InsecureSkipVerify: true, NextProtos: []string{acmeALPN}}, {InsecureSkipVerify: true},
+	} {
+		clientEnd, serverEnd := memnet.Pipe()
+		go func() {
+			tls.Client(clientEnd, conf).Handshake()
+			clientEnd.Close()
+		}()
+		head := make([]byte, 5)
+		if _, err := io.ReadFull(serverEnd, head); err != nil {
+			f.Fatal(err)
+		}
+		hello := append(head, make([]byte, binary.BigEndian.Uint16(head[3:]))...)
+		if _, err := io.ReadFull(serverEnd, hello[5:]); err != nil {
+			f.Fatal(err)
+		}
+		serverEnd.Close()
+		f.Add(hello)
+		f.Add(hello[:len(hello)/2])
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		clientEnd, serverEnd := memnet.Pipe()
+		go func() {
+			clientEnd.Write(data)
+			clientEnd.Close()
+		}()
+		defer serverEnd.Close()
+		if err := tls.Server(serverEnd, term.ServerConfig()).HandshakeContext(t.Context()); err == nil {
+			t.Errorf("%x completes a handshake", data)
+		}
+	})
 }

@@ -85,6 +85,10 @@ type ClientAuth struct {
 	// client. It is not called for a client without a certificate. The context
 	// ends with the handshake.
 	Authorize func(context.Context, *Identity) error
+	// Version is of what Authorize decides, for servers that share tickets: under
+	// another version a ticket is not resumed, and the client begins anew. Any
+	// text; empty is a version, too.
+	Version string
 }
 
 // Policy says how clients that ask for some names are served.

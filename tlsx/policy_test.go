@@ -146,6 +146,9 @@ func TestProfiles(t *testing.T) {
 		if r.ok() != c.ok || c.ok && r.client.Version != c.version {
 			t.Errorf("%s with %s, suites %v: %v / %v", c.name, tls.VersionName(c.version), c.suites, r.clientErr, r.serverErr)
 		}
+		if r.client.Version == tls.VersionTLS13 && r.client.CurveID != tls.X25519MLKEM768 {
+			t.Errorf("%s: key exchange %v, want the post-quantum hybrid", c.name, r.client.CurveID)
+		}
 	}
 }
 

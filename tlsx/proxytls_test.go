@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"testing"
 
 	"github.com/palisade-go/palisade/internal/testcert"
@@ -86,6 +87,45 @@ func TestReceiverProxyTLS(t *testing.T) {
 		if got := w.Header().Get("Name"); c.want == "400" && w.Code != 400 || c.want != "400" && (w.Code != 200 || got != c.want) {
 			t.Errorf("%s: %d %q, want %q", c.name, w.Code, got, c.want)
 		}
+	}
+}
+
+// TestSameIdentityThreeWays has the same client come directly, through a proxy
+// that sets Client-Cert, and through one that sends a PROXY protocol header.
+func TestSameIdentityThreeWays(t *testing.T) {
+	ca := testcert.NewCA(t)
+	alice := ca.Issue(testcert.Leaf{CommonName: "alice", Names: []string{"alice.test"}, URIs: []string{"spiffe://test/alice"}}).Leaf
+	balancer := ca.Issue(testcert.Leaf{CommonName: "balancer", URIs: []string{balancerURI}}).Leaf
+	var got []*Identity
+	h := Receiver{
+		Trusted: PeerMatcher{URIs: []string{balancerURI}},
+		ProxyTLS: func(ctx context.Context) ([]byte, bool) {
+			v, ok := ctx.Value(proxyKey{}).([]byte)
+			return v, ok
+		},
+	}.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		id, _ := IdentityFrom(r.Context())
+		got = append(got, id)
+	}))
+	over := func(peer *certificate) *http.Request {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
+		r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{chainOf(peer, ca.Cert)}}
+		return r
+	}
+	direct, header, proxied := over(alice), over(balancer), over(balancer)
+	header.Header.Set("Client-Cert", encodeCert(alice.Raw))
+	proxied = proxied.WithContext(context.WithValue(proxied.Context(), proxyKey{}, proxyTLS(1|2, 0, subfield(proxyTypeClientCert, alice.Raw))))
+	for _, r := range []*http.Request{direct, header, proxied} {
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	want := newIdentity(chainOf(alice))
+	for i, id := range got {
+		if id == nil || !reflect.DeepEqual(id, want) {
+			t.Errorf("way %d: %+v, want %+v", i, id, want)
+		}
+	}
+	if len(got) != 3 || want.URIs[0] != "spiffe://test/alice" {
+		t.Errorf("%d ways, identity %+v", len(got), want)
 	}
 }
 

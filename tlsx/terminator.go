@@ -37,7 +37,8 @@ type Config struct {
 	OnReject func(name string, remote net.Addr, err error)
 	// OnCert, if not nil, is called when something happens to a certificate of a
 	// source that tells: those of this package do, and that of tlsx/acme. It must
-	// not block, and goes on for as long as the source exists.
+	// not block, may be called from several goroutines at once, and is called for
+	// as long as the source exists.
 	OnCert func(CertEvent)
 	// Logger gets changes of state. Nil means slog.Default().
 	Logger *slog.Logger
@@ -241,18 +242,31 @@ func (t *Terminator) lookUp(hello *tls.ClientHelloInfo) (*tls.Certificate, error
 	if hello.Conn != nil {
 		remote = hello.Conn.RemoteAddr()
 	}
-	now := time.Now()
-	if err := t.unknown.mayAsk(hello.ServerName, remote, now); err != nil {
-		return nil, err
+	for {
+		turn, err := t.unknown.mayAsk(hello.ServerName, remote, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		if turn == nil {
+			break
+		}
+		select {
+		case <-turn:
+		case <-hello.Context().Done():
+			return nil, context.Cause(hello.Context())
+		}
 	}
+	said := answerFailed
+	defer func() { t.unknown.learn(hello.ServerName, said, time.Now()) }() // also after a panic
 	cert, err := t.certificate(hello)
 	if err != nil {
 		return nil, err
 	}
-	t.unknown.learn(hello.ServerName, cert != nil, now)
 	if cert == nil {
+		said = answerNone
 		return nil, ErrUnknownName
 	}
+	said = answerHad
 	return cert, nil
 }
 
@@ -326,6 +340,14 @@ func (p *servedPolicy) roots() (*Roots, error) {
 	return roots, nil
 }
 
+// version is that of the decision about clients.
+func (p *servedPolicy) version() string {
+	if p.Client == nil {
+		return ""
+	}
+	return p.Client.Version
+}
+
 func (t *Terminator) compile(p *servedPolicy, roots *Roots, epoch *ticketEpoch) *tls.Config {
 	c := &tls.Config{
 		NextProtos: p.ALPN,
@@ -337,7 +359,7 @@ func (t *Terminator) compile(p *servedPolicy, roots *Roots, epoch *ticketEpoch) 
 	}
 	p.Profile.apply(c)
 	t.ech.apply(c)
-	c.SetSessionTicketKeys(epoch.keys(p.id(), roots))
+	c.SetSessionTicketKeys(epoch.keys(p.id(), roots, p.version()))
 	if p.Client != nil {
 		c.ClientCAs = roots.pool
 		c.ClientAuth = tls.VerifyClientCertIfGiven

@@ -224,17 +224,19 @@ func TestTicketKeysDiffer(t *testing.T) {
 	for _, e := range []*ticketEpoch{{5, ring}, {5, newTicketRing([32]byte{2})}} {
 		for _, policy := range []string{"", "a", "b", "ab"} {
 			for _, r := range []*Roots{nil, roots} {
-				for i, key := range e.keys(policy, r) {
-					what := fmt.Sprintf("secret %d, policy %q, roots %v, key %d", e.ring[0].secret[0], policy, r != nil, i)
-					if other, ok := seen[key]; ok {
-						t.Errorf("same key: %s and %s", other, what)
+				for _, version := range []string{"", "1", "b"} {
+					for i, key := range e.keys(policy, r, version) {
+						what := fmt.Sprintf("secret %d, policy %q, roots %v, version %q, key %d", e.ring[0].secret[0], policy, r != nil, version, i)
+						if other, ok := seen[key]; ok {
+							t.Errorf("same key: %s and %s", other, what)
+						}
+						seen[key] = what
 					}
-					seen[key] = what
 				}
 			}
 		}
 	}
-	now, next := (&ticketEpoch{5, ring}).keys("a", roots), (&ticketEpoch{6, ring}).keys("a", roots)
+	now, next := (&ticketEpoch{5, ring}).keys("a", roots, ""), (&ticketEpoch{6, ring}).keys("a", roots, "")
 	if next[1] != now[0] || now[2] != next[0] {
 		t.Error("neighbouring periods do not accept each other's key")
 	}

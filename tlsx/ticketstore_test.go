@@ -163,7 +163,7 @@ func TestRotationNeverStalls(t *testing.T) {
 				if resumed, of := c.crossings(t, tls.VersionTLS13); resumed != of {
 					t.Errorf("hanging %v: %d of %d resumed", hang, resumed, of)
 				}
-				key := c.nodes[0].tickets.now().keys("p", nil)[0]
+				key := c.nodes[0].tickets.now().keys("p", nil, "")[0]
 				if slices.Contains(keys, key) {
 					t.Error("the key has not changed")
 				}

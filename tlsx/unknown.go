@@ -53,7 +53,8 @@ type unknownNames struct {
 	mu      sync.Mutex // guards the rest
 	unknown agingSet
 	known   agingSet
-	asked   map[netip.Prefix]int // by clients in this window
+	asking  map[uint64]chan struct{} // names that the sources are being asked for; closed when they have answered
+	asked   map[netip.Prefix]int     // by clients in this window
 	total   int
 	window  time.Time // when it began
 }
@@ -75,48 +76,70 @@ func newUnknownNames(u *UnknownNames) *unknownNames {
 		n.TTL = 10 * time.Second
 	}
 	n.unknown, n.known = agingSet{ttl: n.TTL, max: n.Max}, agingSet{ttl: knownTTL, max: n.Max}
+	n.asking = make(map[uint64]chan struct{})
 	return n
 }
 
 // mayAsk says whether the sources may be asked for a name, which is counted
-// unless it is known.
-func (n *unknownNames) mayAsk(name string, remote net.Addr, now time.Time) error {
+// unless it is known. Whoever may must tell learn what they said. While they are
+// being asked for a new name already, it returns what is closed at the end of
+// that, after which the caller is to try again: many handshakes at once take one
+// decision.
+func (n *unknownNames) mayAsk(name string, remote net.Addr, now time.Time) (turn <-chan struct{}, err error) {
 	if n == nil {
-		return nil
+		return nil, nil
 	}
 	hash := maphash.String(n.seed, name)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.known.has(hash, now) {
-		return nil
+		return nil, nil
 	}
 	if n.unknown.has(hash, now) {
-		return ErrUnknownName
+		return nil, ErrUnknownName
+	}
+	if turn, ok := n.asking[hash]; ok {
+		return turn, nil
 	}
 	if now.Sub(n.window) >= n.TTL {
 		n.window, n.asked, n.total = now, make(map[netip.Prefix]int), 0
 	}
 	client := clientPrefix(remote)
 	if n.total >= n.Total || n.asked[client] >= n.PerClient {
-		return ErrUnknownFlood
+		return nil, ErrUnknownFlood
 	}
 	n.total++ // which bounds the map, too
 	n.asked[client]++
-	return nil
+	n.asking[hash] = make(chan struct{})
+	return nil, nil
 }
 
+// answer is what the sources said about a name.
+type answer uint8
+
+const (
+	answerFailed answer = iota // which says nothing about the name
+	answerNone
+	answerHad
+)
+
 // learn takes note of what the sources said.
-func (n *unknownNames) learn(name string, had bool, now time.Time) {
+func (n *unknownNames) learn(name string, a answer, now time.Time) {
 	if n == nil {
 		return
 	}
 	hash := maphash.String(n.seed, name)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if had {
+	switch a {
+	case answerHad:
 		n.known.add(hash, now)
-	} else {
+	case answerNone:
 		n.unknown.add(hash, now)
+	}
+	if turn, ok := n.asking[hash]; ok {
+		close(turn)
+		delete(n.asking, hash)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 func TestUnknownFlood(t *testing.T) {
 	n := newUnknownNames(&UnknownNames{Total: 1 << 30})
 	start := time.Now()
-	n.learn("a.test", true, start)
+	n.learn("a.test", answerHad, start)
 	heap := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()
@@ -31,15 +31,15 @@ func TestUnknownFlood(t *testing.T) {
 		for i := range 20_000 {
 			name := fmt.Sprintf("%d.%d.test", second, i)
 			addr.IP[1], addr.IP[2], addr.IP[3] = byte(i>>16), byte(i>>8), byte(i)
-			if err := n.mayAsk(name, addr, now); err != nil {
+			if turn, err := n.mayAsk(name, addr, now); err != nil || turn != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			n.learn(name, false, now)
+			n.learn(name, answerNone, now)
 			if i%1000 == 0 {
-				if err := n.mayAsk(name, addr, now.Add(5*time.Second)); !errors.Is(err, ErrUnknownName) {
+				if _, err := n.mayAsk(name, addr, now.Add(5*time.Second)); !errors.Is(err, ErrUnknownName) {
 					t.Fatalf("%s again: %v", name, err)
 				}
-				if err := n.mayAsk("a.test", addr, now); err != nil {
+				if _, err := n.mayAsk("a.test", addr, now); err != nil {
 					t.Fatalf("a known name: %v", err)
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -83,17 +84,58 @@ func TestUnknownBudgets(t *testing.T) {
 		{"2001:db8::1", nil}, {"2001:db8::2", nil}, {"2001:db8::3", ErrUnknownFlood},
 		{"2001:db8:0:1::1", nil}, {"192.0.2.9", ErrUnknownFlood}, // that was the total
 	} {
-		if err := n.mayAsk(fmt.Sprint(i), from(c.client), now); !errors.Is(err, c.want) {
+		if _, err := n.mayAsk(fmt.Sprint(i), from(c.client), now); !errors.Is(err, c.want) {
 			t.Errorf("%d, %s: %v, want %v", i, c.client, err, c.want)
 		}
 	}
-	if err := n.mayAsk("x", nil, now.Add(time.Minute)); err != nil {
+	if _, err := n.mayAsk("x", nil, now.Add(time.Minute)); err != nil {
 		t.Errorf("in the next window: %v", err)
 	}
 	if _, err := New(Config{Certs: []CertSource{CertFunc(nil)}, Unknown: &UnknownNames{Total: -1}}); err == nil {
 		t.Error("a negative bound was accepted")
 	}
-	if newUnknownNames(nil).mayAsk("x", nil, now) != nil {
+	if _, err := newUnknownNames(nil).mayAsk("x", nil, now); err != nil {
 		t.Error("a bound without bounds")
 	}
+}
+
+// TestOneDecisionAtOnce has many clients ask for the same new names at once.
+func TestOneDecisionAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testcert.NewCA(t)
+		known := static(ca.Issue(testcert.Leaf{Names: []string{"a.test"}}))
+		asked := make(map[string]int)
+		var mu sync.Mutex // guards asked
+		slow := CertFunc(func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			mu.Lock()
+			asked[hello.ServerName]++
+			n := asked[hello.ServerName]
+			mu.Unlock()
+			time.Sleep(time.Second)
+			if hello.ServerName == "broken.test" && n == 1 {
+				return nil, errors.New("broken")
+			}
+			return known.Certificate(hello)
+		})
+		term := newTerminator(t, Config{Certs: []CertSource{slow}, Unknown: &UnknownNames{}})
+		var wg sync.WaitGroup
+		for range 10 {
+			for _, name := range []string{"a.test", "x.test", "broken.test"} {
+				wg.Go(func() {
+					if r := shake(t, term.ServerConfig(), &tls.Config{ServerName: name, RootCAs: ca.Pool()}); r.ok() != (name == "a.test") {
+						t.Errorf("%s: %v", name, r.clientErr)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		// What is known is asked for in each handshake, and once more for the
+		// certificate itself.
+		if asked["x.test"] != 1 || asked["broken.test"] != 2 {
+			t.Errorf("asked %v", asked)
+		}
+		if n := len(term.unknown.asking); n > 0 {
+			t.Errorf("%d names are still being asked for", n)
+		}
+	})
 }
