@@ -23,6 +23,14 @@ type threeHosts struct {
 
 func startThreeHosts(t *testing.T) *threeHosts {
 	t.Helper()
+	h := spreadOut(t)
+	h.balancer = start(t, h.a.flags("-role", "balancer", "-state", h.state)...)
+	return h
+}
+
+// spreadOut is startThreeHosts without the balancer.
+func spreadOut(t *testing.T) *threeHosts {
+	t.Helper()
 	need(t, "mariadbd")
 	state, err := os.MkdirTemp("", "p3-state-")
 	if err != nil {
@@ -36,7 +44,6 @@ func startThreeHosts(t *testing.T) *threeHosts {
 	t.Cleanup(func() { cluster.Close() })
 	h := &threeHosts{t: t, a: freeAddresses(t), state: state, db: cluster}
 	h.web1, h.web2 = h.web("web1"), h.web("web2")
-	h.balancer = start(t, h.a.flags("-role", "balancer", "-state", state)...)
 	return h
 }
 
