@@ -96,12 +96,9 @@ func BenchmarkHandshake(b *testing.B) {
 	bare := &tls.Config{Certificates: []tls.Certificate{leaf}, NextProtos: []string{"h2", "http/1.1"}}
 	bareMutual := bare.Clone()
 	bareMutual.ClientAuth, bareMutual.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool()
-	client := func(name string) *tls.Config {
-		return &tls.Config{ServerName: name, RootCAs: ca.Pool(), Certificates: []tls.Certificate{alice}}
+	client := func(name string, curves ...tls.CurveID) *tls.Config {
+		return &tls.Config{ServerName: name, RootCAs: ca.Pool(), Certificates: []tls.Certificate{alice}, CurvePreferences: curves}
 	}
-	resuming := client("members.test")
-	resuming.ClientSessionCache = tls.NewLRUClientSessionCache(1)
-	shakeOnce(b, policy, resuming)
 	compare := func(name, ratio string, base, other func(b *testing.B) time.Duration) {
 		b.Run(name, func(b *testing.B) {
 			var bases, others, ratios []float64
@@ -114,12 +111,19 @@ func BenchmarkHandshake(b *testing.B) {
 			b.ReportMetric(median(ratios), ratio)
 		})
 	}
-	full := func(server *tls.Config, name string) func(*testing.B) time.Duration {
-		return func(b *testing.B) time.Duration { return serverCost(b, server, client(name), false) }
+	full := func(server *tls.Config, name string, curves ...tls.CurveID) func(*testing.B) time.Duration {
+		return func(b *testing.B) time.Duration { return serverCost(b, server, client(name, curves...), false) }
+	}
+	resumed := func(curves ...tls.CurveID) func(*testing.B) time.Duration {
+		conf := client("members.test", curves...)
+		conf.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		shakeOnce(b, policy, conf)
+		return func(b *testing.B) time.Duration { return serverCost(b, policy, conf, true) }
 	}
 	compare("full", "of-bare", full(bare, "www.test"), full(policy, "www.test"))
 	compare("mutual", "of-bare", full(bareMutual, "members.test"), full(policy, "members.test"))
-	compare("resumed-mutual", "of-full", full(policy, "members.test"), func(b *testing.B) time.Duration { return serverCost(b, policy, resuming, true) })
+	compare("resumed-mutual/X25519MLKEM768", "of-full", full(policy, "members.test"), resumed())
+	compare("resumed-mutual/X25519", "of-full", full(policy, "members.test", tls.X25519), resumed(tls.X25519))
 }
 
 // shakeOnce fills a client's cache of sessions.

@@ -370,8 +370,8 @@ func (t *Terminator) compile(p *servedPolicy, roots *Roots, epoch *ticketEpoch) 
 	return c
 }
 
-// authorize runs in full and in resumed handshakes. In a resumed one the chain
-// is verified again: what crypto/tls did about it was in the past.
+// authorize runs in full and in resumed handshakes. In a resumed one it looks at
+// the chain again: what crypto/tls did about it was in the past.
 func authorize(ctx context.Context, p *servedPolicy, roots *Roots, cs tls.ConnectionState) error {
 	if len(cs.PeerCertificates) == 0 {
 		if p.Client.Mode == Required {
@@ -382,12 +382,13 @@ func authorize(ctx context.Context, p *servedPolicy, roots *Roots, cs tls.Connec
 	if len(cs.VerifiedChains) == 0 {
 		return errors.New("tlsx: client certificate not verified")
 	}
+	chain := cs.VerifiedChains[0]
 	if cs.DidResume {
-		if _, err := verifyChain(cs.PeerCertificates, roots, x509.ExtKeyUsageClientAuth); err != nil {
-			return fmt.Errorf("tlsx: client certificate: %w", err)
+		if chain = stillGood(cs.VerifiedChains, roots, time.Now()); chain == nil {
+			return errors.New("tlsx: client certificate: no chain that has not expired and ends in an authority of now")
 		}
 	}
-	if err := checkRevoked(p.Client.Revoked, cs.VerifiedChains[0]); err != nil {
+	if err := checkRevoked(p.Client.Revoked, chain); err != nil {
 		return err
 	}
 	if p.Client.Authorize == nil {
@@ -395,6 +396,22 @@ func authorize(ctx context.Context, p *servedPolicy, roots *Roots, cs tls.Connec
 	}
 	if err := p.Client.Authorize(ctx, verifiedIdentity(&cs)); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
+	}
+	return nil
+}
+
+// stillGood returns a chain of those that were verified when a session began, and
+// that have been sealed in its ticket since, which is good now; nil if there is
+// none. What can change are the time and the authorities. Signatures, usages and
+// constraints cannot: verifying them again would cost most of what resuming
+// saves.
+func stillGood(chains [][]*x509.Certificate, roots *Roots, now time.Time) []*x509.Certificate {
+	for _, chain := range chains {
+		root := chain[len(chain)-1]
+		outside := func(c *x509.Certificate) bool { return now.Before(c.NotBefore) || now.After(c.NotAfter) }
+		if slices.ContainsFunc(roots.certs, root.Equal) && !slices.ContainsFunc(chain, outside) {
+			return chain
+		}
 	}
 	return nil
 }

@@ -206,6 +206,21 @@ func TestVerifyOnResumption(t *testing.T) {
 	if err := authorize(t.Context(), p, rootsOf(t, otherCA), cs); err == nil {
 		t.Error("a resumed client of another authority was let in")
 	}
+	expired := ca.Issue(testcert.Leaf{NotAfter: time.Now().Add(-time.Second)}).Leaf
+	early := ca.Issue(testcert.Leaf{NotBefore: time.Now().Add(time.Minute)}).Leaf
+	good := cs.VerifiedChains[0]
+	for what, chain := range map[string][]*certificate{
+		"expired": chainOf(expired, ca.Cert), "early": chainOf(early, ca.Cert), "below an expired one": chainOf(alice.Leaf, expired, ca.Cert), "of another authority": chainOf(alice.Leaf, otherCA.Cert),
+	} {
+		cs.VerifiedChains = [][]*certificate{chain}
+		if err := authorize(t.Context(), p, rootsOf(t, ca), cs); err == nil {
+			t.Errorf("a resumed client was let in with a chain that is %s", what)
+		}
+		cs.VerifiedChains = [][]*certificate{chain, good}
+		if err := authorize(t.Context(), p, rootsOf(t, ca), cs); err != nil {
+			t.Errorf("a good chain beside one that is %s: %v", what, err)
+		}
+	}
 	cs.VerifiedChains = nil
 	if err := authorize(t.Context(), p, rootsOf(t, ca), cs); err == nil {
 		t.Error("a client without a verified chain was let in")
