@@ -230,7 +230,7 @@ func TestStaging(t *testing.T) {
 	stop := serveUntil(t, listen(t, p.HTTPPort), s.HTTPHandler(http.NotFoundHandler()))
 	s.Start()
 	if e := <-events; e.Kind != Failed || !strings.Contains(e.Err.Error(), "staging") {
-		t.Errorf("event %+v", e)
+		t.Fatalf("event %+v", e)
 	}
 	if users, err := storage.List(t.Context(), path.Join("acme", certmagic.StorageKeys.Safe(s.authorities[0].key)), true); err == nil {
 		t.Errorf("the real authority was asked: %v", users)
