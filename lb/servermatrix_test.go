@@ -135,7 +135,7 @@ func (m mode) serve(t *testing.T, c frontConf) *served {
 	s.addr = ln.Addr().String()
 	if m.tls {
 		cert, roots := authority()
-		s.roots = roots
+		s.roots = roots.Clone()
 		if c.nextProtos == nil {
 			c.nextProtos = []string{"http/1.1"}
 		}
@@ -183,7 +183,7 @@ func (s *served) dial() *conn {
 
 // client is an HTTP client that trusts the server and speaks HTTP/1.1 only.
 func (s *served) client() *http.Client {
-	tr := &http.Transport{TLSClientConfig: s.roots, DisableCompression: true}
+	tr := &http.Transport{TLSClientConfig: s.roots.Clone(), DisableCompression: true}
 	if s.memory != nil {
 		tr.DialContext = s.memory.DialContext
 	}
