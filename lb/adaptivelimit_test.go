@@ -166,10 +166,11 @@ func TestAdaptiveLimitMeasuresAnew(t *testing.T) {
 		defer r.unload()
 		between(t, "limit at first", r.after(5*time.Second, 0), 30, 64)
 		server.service.Store(int64(50 * time.Millisecond))
-		between(t, "limit when each request takes longer", r.after(12*time.Second, 0), 24, 64)
+		// The mean may have a part of a measurement in it, in which the limit is low.
+		between(t, "limit when each request takes longer", r.after(12*time.Second, 0), 15, 64)
 		between(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 40, 65)
 		server.service.Store(int64(5 * time.Millisecond))
-		between(t, "limit when each takes less", r.after(12*time.Second, 0), 24, 64)
+		between(t, "limit when each takes less", r.after(12*time.Second, 0), 15, 64)
 		between(t, "base latency in ms", r.Status()[0].BaseLatency.Seconds()*1000, 4, 6.5)
 	})
 }

@@ -69,6 +69,12 @@ func (s smuggling) run(t *testing.T, m mode) string {
 	return strings.TrimSpace(strings.Join(statuses, " ") + " | " + strings.NewReplacer("; GET /last h", "; last", fmt.Sprintf("%q", wire(hidden)), "HIDDEN").Replace(seen))
 }
 
+// sure leaves out of an outcome whether the backend got the head of a request
+// whose body is refused, which is a question of time.
+func sure(outcome string) string {
+	return strings.TrimSpace(strings.NewReplacer("broken off; ", "", "broken off", "").Replace(outcome))
+}
+
 // TestSmuggling sends what has fooled proxies through both servers.
 func TestSmuggling(t *testing.T) {
 	for _, s := range smugglings {
@@ -81,7 +87,7 @@ func TestSmuggling(t *testing.T) {
 				if m.tls {
 					continue
 				}
-				if got := s.run(t, m); got != want {
+				if got := s.run(t, m); sure(got) != sure(want) {
 					t.Errorf("%s:\n%q\nbecomes\n%s\nwant\n%s", m.name, s.send, got, want)
 				}
 			}
