@@ -93,7 +93,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	defer admin.Close()
 	meter, err := qps.New(qps.Config{
-		Server: c.listen, StateFile: c.state, TopK: 10, Logger: logger,
+		Server: c.listen, StateFile: c.state, TopK: 10, TraceID: qps.TraceParent, Logger: logger,
 		SLOs: []qps.SLO{
 			{Name: "available", Target: 0.999},
 			{Name: "fast", Target: 0.99, Routes: []string{"GET /fast", "GET /file"}, Latency: 50 * time.Millisecond},

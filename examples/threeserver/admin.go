@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	snapshotPatience = time.Second
-	maxSnapshotBytes = 16 << 20
+	databasePatience = time.Second
+	maxDatabaseBytes = 1 << 20
 )
 
 //go:embed admin.html
@@ -30,90 +30,100 @@ var adminHTML string
 
 var adminTemplate = template.Must(template.New("admin").Parse(adminHTML))
 
-// admin shows the whole stack on one page: it knows the balancer, and asks the
-// web servers over mutual TLS, as the monitor.
+// admin shows the whole stack on one page: it knows the balancer, polls the
+// meters of the web servers over mutual TLS, as the monitor, and asks them how
+// they see the database.
 type admin struct {
 	balancer *balancer
-	peers    []adminPeer
+	fleet    *qps.Fleet
+	client   *http.Client
+	webs     []webAddress
 }
 
-type adminPeer struct {
-	name   string
-	url    string
-	client *http.Client
+type webAddress struct{ name, addr string }
+
+// databaseReport is how a web server sees the database; of one that does not
+// answer there are no nodes.
+type databaseReport struct {
+	server string
+	nodes  []dbrouter.NodeStatus
 }
 
-// peerReport is what a web server answered, or why it did not.
-type peerReport struct {
-	name string
-	webSnapshot
-	err error
-}
-
-// startAdmin serves the overview and the metrics.
+// startAdmin serves the overview, the metrics, and both as JSON.
 func startAdmin(s *stack, addr string, b *balancer, ca *tlsx.CA, web1, web2 string) error {
-	a := &admin{balancer: b}
-	for name, web := range map[string]string{"web1": web1, "web2": web2} {
-		conf, err := backendTLS(ca, monitorID, name)
-		if err != nil {
-			return err
-		}
-		tr := &http.Transport{TLSClientConfig: conf, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute}
-		s.onStop("monitor", func(context.Context) error { tr.CloseIdleConnections(); return nil })
-		a.peers = append(a.peers, adminPeer{name, "https://" + web + snapshotPath, &http.Client{Transport: tr, Timeout: snapshotPatience}})
+	conf, err := backendTLS(ca, monitorID, "web1", "web2")
+	if err != nil {
+		return err
 	}
-	if a.peers[0].name > a.peers[1].name {
-		a.peers[0], a.peers[1] = a.peers[1], a.peers[0]
+	tr := &http.Transport{TLSClientConfig: conf, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}
+	s.onStop("monitor", func(context.Context) error { tr.CloseIdleConnections(); return nil })
+	a := &admin{balancer: b, client: &http.Client{Transport: tr}, webs: []webAddress{{"web1", web1}, {"web2", web2}}}
+	fleet := qps.FleetConfig{Local: b.meter, Client: a.client}
+	for _, web := range a.webs {
+		fleet.Peers = append(fleet.Peers, qps.Peer{Name: web.name, URL: "https://" + web.addr + snapshotPath})
 	}
 	ln, err := listen("admin", addr)
 	if err != nil {
 		return err
 	}
+	if a.fleet, err = qps.NewFleet(fleet); err != nil {
+		ln.Close()
+		return err
+	}
+	s.onStop("fleet", func(context.Context) error { return a.fleet.Close() })
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.overview)
 	mux.HandleFunc("GET /metrics", a.metrics)
+	mux.Handle("GET /api/v1/fleet", a.fleet.SnapshotHandler())
 	srv := newServer(mux)
 	s.serve("admin", srv, func() error { return srv.Serve(ln) })
 	return nil
 }
 
-// ask gets the reports of all web servers, side by side.
-func (a *admin) ask(ctx context.Context) []peerReport {
-	reports := make([]peerReport, len(a.peers))
+// askDatabase gets the reports of all web servers, side by side.
+func (a *admin) askDatabase(ctx context.Context) []databaseReport {
+	ctx, cancel := context.WithTimeout(ctx, databasePatience)
+	defer cancel()
+	reports := make([]databaseReport, len(a.webs))
 	var wg sync.WaitGroup
-	for i, p := range a.peers {
+	for i, web := range a.webs {
 		wg.Go(func() {
-			reports[i].name = p.name
-			reports[i].webSnapshot, reports[i].err = p.ask(ctx)
+			nodes, err := a.nodes(ctx, "https://"+web.addr+databasePath)
+			if err != nil {
+				slog.Debug("threeserver: database report", "server", web.name, "err", err)
+			}
+			reports[i] = databaseReport{web.name, nodes}
 		})
 	}
 	wg.Wait()
 	return reports
 }
 
-func (p *adminPeer) ask(ctx context.Context) (webSnapshot, error) {
-	var out webSnapshot
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url, nil)
+func (a *admin) nodes(ctx context.Context, url string) ([]dbrouter.NodeStatus, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return out, err
+		return nil, err
 	}
-	res, err := p.client.Do(req)
+	res, err := a.client.Do(req)
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return out, fmt.Errorf("it answers %s", res.Status)
+		return nil, fmt.Errorf("it answers %s", res.Status)
 	}
-	err = json.NewDecoder(io.LimitReader(res.Body, maxSnapshotBytes)).Decode(&out)
-	return out, err
+	var nodes []dbrouter.NodeStatus
+	err = json.NewDecoder(io.LimitReader(res.Body, maxDatabaseBytes)).Decode(&nodes)
+	return nodes, err
 }
 
-func (a *admin) metrics(w http.ResponseWriter, r *http.Request) {
-	snaps := []qps.Snapshot{a.balancer.meter.Snapshot()}
-	for _, report := range a.ask(r.Context()) {
-		if report.err == nil {
-			snaps = append(snaps, report.Traffic)
+// metrics are those of every server that answers, each with its name as label:
+// Prometheus can add up, but not take apart.
+func (a *admin) metrics(w http.ResponseWriter, _ *http.Request) {
+	var snaps []qps.Snapshot
+	for _, p := range a.fleet.Snapshot().Peers {
+		if !p.Lost && p.Snapshot.Version != 0 {
+			snaps = append(snaps, p.Snapshot)
 		}
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
@@ -125,15 +135,18 @@ func (a *admin) metrics(w http.ResponseWriter, r *http.Request) {
 // The rest lays the reports out as rows of text.
 type (
 	overviewPage struct {
+		Merged   []routeRow // of all servers that answer, as if they were one
 		Servers  []serverRows
 		Backends []backendRow
 		Nodes    []nodeRow
 	}
 	serverRows struct {
-		Name   string
-		Up     bool
-		Err    string
-		Routes []routeRow
+		Name           string
+		Lost           bool
+		Err, Skew, CPU string
+		MiB            uint64
+		Goroutines     int
+		Routes         []routeRow
 	}
 	routeRow struct {
 		Name, Rate10s, Rate1m, ErrorRatio, P50, P99 string
@@ -153,21 +166,19 @@ type (
 )
 
 func (a *admin) overview(w http.ResponseWriter, r *http.Request) {
-	edge := a.balancer.meter.Snapshot()
-	page := overviewPage{Servers: []serverRows{{Name: balancerID, Up: true, Routes: routeRows(edge)}}}
-	for _, b := range a.balancer.pool.Status() {
-		page.Backends = append(page.Backends, backendRow{b, trafficTo(edge, b.ID)})
+	fleet := a.fleet.Snapshot()
+	page := overviewPage{Merged: routeRows(fleet.Merged)}
+	traffic := make(map[string]qps.Snapshot)
+	for _, p := range fleet.Peers {
+		traffic[p.Name] = p.Snapshot
+		page.Servers = append(page.Servers, serverRowsOf(p))
 	}
-	for _, report := range a.ask(r.Context()) {
-		rows := serverRows{Name: report.name, Up: report.err == nil}
-		if report.err != nil {
-			rows.Err = report.err.Error()
-		} else {
-			rows.Routes = routeRows(report.Traffic)
-		}
-		page.Servers = append(page.Servers, rows)
-		for _, n := range report.Database {
-			page.Nodes = append(page.Nodes, nodeRowOf(report, n))
+	for _, b := range a.balancer.pool.Status() {
+		page.Backends = append(page.Backends, backendRow{b, trafficTo(traffic[balancerID], b.ID)})
+	}
+	for _, report := range a.askDatabase(r.Context()) {
+		for _, n := range report.nodes {
+			page.Nodes = append(page.Nodes, nodeRowOf(report.server, n, traffic[report.server]))
 		}
 	}
 	var buf bytes.Buffer
@@ -181,6 +192,14 @@ func (a *admin) overview(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 	h.Set("Cache-Control", "no-store")
 	w.Write(buf.Bytes())
+}
+
+func serverRowsOf(p qps.PeerSnapshot) serverRows {
+	process := p.Snapshot.Process
+	return serverRows{
+		Name: p.Name, Lost: p.Lost, Err: p.Error, Skew: shortDuration(p.Skew), CPU: shortDuration(process.CPU),
+		MiB: process.ResidentBytes >> 20, Goroutines: process.Goroutines, Routes: routeRows(p.Snapshot),
+	}
 }
 
 func routeRows(s qps.Snapshot) []routeRow {
@@ -211,8 +230,8 @@ func routeName(r qps.RouteSnapshot) string {
 	return r.Method + " " + r.Route
 }
 
-func nodeRowOf(seenBy peerReport, n dbrouter.NodeStatus) nodeRow {
-	row := nodeRow{Name: n.Name, Seen: seenBy.name, Role: n.Role.String(), State: n.State.String(), LastError: n.LastError, trafficCells: trafficTo(seenBy.Traffic, n.Name)}
+func nodeRowOf(seenBy string, n dbrouter.NodeStatus, traffic qps.Snapshot) nodeRow {
+	row := nodeRow{Name: n.Name, Seen: seenBy, Role: n.Role.String(), State: n.State.String(), LastError: n.LastError, trafficCells: trafficTo(traffic, n.Name)}
 	if n.Role == dbrouter.Replica && n.LagKnown {
 		row.Lag = shortDuration(n.Lag)
 	}
@@ -234,7 +253,7 @@ func trafficTo(s qps.Snapshot, upstream string) trafficCells {
 // shortDuration shows three digits.
 func shortDuration(d time.Duration) string {
 	unit := time.Duration(1)
-	for d/unit >= 1000 {
+	for d.Abs()/unit >= 1000 {
 		unit *= 10
 	}
 	return d.Round(unit).String()

@@ -10,13 +10,16 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/palisade-go/palisade/internal/testcert"
+	"github.com/palisade-go/palisade/qps"
 )
 
 // TestStack drives one running stack through the promises of its README, with
@@ -372,4 +375,51 @@ func testAdmin(t *testing.T, p *process, a addresses) {
 			t.Errorf("the overview does not show %q", want)
 		}
 	}
+	testFleet(t, c, a)
+}
+
+// testFleet compares the page and the merged numbers with those of each server.
+func testFleet(t *testing.T, c *http.Client, a addresses) {
+	t.Helper()
+	_, _, text := get(t, c, "http://"+a.admin+"/api/v1/fleet")
+	var fleet qps.FleetSnapshot
+	if err := json.Unmarshal([]byte(text), &fleet); err != nil {
+		t.Fatal(err)
+	}
+	const route = "GET /api/notes"
+	var servers []string
+	var all qps.RouteSnapshot // of this route
+	for _, p := range fleet.Peers {
+		servers = append(servers, p.Name)
+		if p.Lost || p.Snapshot.Server != p.Name {
+			t.Errorf("%s: lost %v, a snapshot of %q", p.Name, p.Lost, p.Snapshot.Server)
+		}
+		for _, r := range p.Snapshot.Routes {
+			if r.Route == route {
+				all.Duration = all.Duration.Merge(r.Duration)
+				all.Counts.Status2xx += r.Counts.Status2xx
+			}
+		}
+	}
+	if want := []string{"balancer", "web1", "web2"}; !slices.Equal(servers, want) {
+		t.Errorf("the fleet is %q, want %q", servers, want)
+	}
+	for _, r := range fleet.Merged.Routes {
+		if r.Route != route {
+			continue
+		}
+		if r.Counts.Status2xx != all.Counts.Status2xx || !reflect.DeepEqual(r.Duration, all.Duration) {
+			t.Errorf("%s merged: %d requests, p99 %v; the servers together have %d, %v",
+				route, r.Counts.Status2xx, r.Quantile(0.99), all.Counts.Status2xx, all.Quantile(0.99))
+		}
+		row := fmt.Sprintf(`<td>%s</td><td>[\d.]+</td><td>[\d.]+</td><td>%d</td>`, route, r.Requests())
+		_, _, page := get(t, c, "http://"+a.admin+"/")
+		_, merged, _ := strings.Cut(page, "All servers")
+		merged, _, _ = strings.Cut(merged, "</table>")
+		if !regexp.MustCompile(row).MatchString(merged) {
+			t.Errorf("the page does not show the %d requests of %s as those of all servers:\n%s", r.Requests(), route, merged)
+		}
+		return
+	}
+	t.Errorf("%s is not in the merged routes", route)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,8 +102,19 @@ func TestKills(t *testing.T) {
 	if _, header, _ := get(t, c, "https://"+h.a.https+"/api/notes"); header.Get("X-Served-By") != "web1" {
 		t.Errorf("%s answers after web2 was killed", header.Get("X-Served-By"))
 	}
+	shows := func(state string) {
+		t.Helper()
+		eventually(t, 10*time.Second, func() error {
+			if _, _, page := get(t, c, "http://"+h.a.admin+"/"); !strings.Contains(page, `<td>web2</td><td class="l">`+state) {
+				return fmt.Errorf("the overview does not show web2 as %s", state)
+			}
+			return nil
+		})
+	}
+	shows(`<span class="bad">lost`)
 	h.web2 = h.web("web2")
 	h.answers(c, "web2")
+	shows("up")
 
 	replica := h.db.Nodes()[1]
 	during("kill -9 of the replica", replica.Kill)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,17 +27,12 @@ const (
 	balancerID = "balancer"
 	monitorID  = "monitor"
 
-	// snapshotPath is for the monitor only: the firewall of each web server
+	// What is inside is for the monitor only: the firewall of each web server
 	// keeps everybody else away from innerPath, and so does the balancer's.
 	innerPath    = "/-/"
-	snapshotPath = innerPath + "snapshot"
+	snapshotPath = innerPath + "snapshot" // of the meter
+	databasePath = innerPath + "database" // the router's view of its nodes
 )
-
-// webSnapshot is what a web server tells the monitor.
-type webSnapshot struct {
-	Traffic  qps.Snapshot          `json:"traffic"`
-	Database []dbrouter.NodeStatus `json:"database"`
-}
 
 // webServer is one of the two servers behind the balancer: a firewall, a
 // monitor, the app, and a router to the database.
@@ -104,19 +100,24 @@ func (w *webServer) build(ctx context.Context, s *stack, db database) (http.Hand
 	guarded := http.NewCrossOriginProtection().Handler(a.routes())
 	balancer := tlsx.PeerMatcher{URIs: []string{w.ca.Identity(balancerID)}}
 	served := tlsx.Receive(balancer, rememberNode(w.meter.Middleware(guarded)))
-	return w.withSnapshot(served), term.ServerConfig(), nil
+	return w.withInner(served), term.ServerConfig(), nil
 }
 
-// withSnapshot answers the monitor before anything is counted: looking at the
+// withInner answers the monitor before anything is counted: looking at the
 // numbers must not change them.
-func (w *webServer) withSnapshot(next http.Handler) http.Handler {
+func (w *webServer) withInner(next http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET "+snapshotPath, w.meter.SnapshotHandler())
+	mux.HandleFunc("GET "+databasePath, func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(rw).Encode(w.router.Status())
+	})
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != snapshotPath || r.Method != http.MethodGet {
-			next.ServeHTTP(rw, r)
+		if strings.HasPrefix(r.URL.Path, innerPath) {
+			mux.ServeHTTP(rw, r)
 			return
 		}
-		rw.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(rw).Encode(webSnapshot{w.meter.Snapshot(), w.router.Status()})
+		next.ServeHTTP(rw, r)
 	})
 }
 
