@@ -9,13 +9,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 )
-
-// rusageThread is RUSAGE_THREAD of getrusage(2).
-const rusageThread = 1
 
 // window runs an operation for a short while on so many threads at once, and
 // returns the nanoseconds that one took. On a machine that others use, "go test
@@ -30,20 +26,19 @@ func window(threads int, prepare func() func()) (nanos float64, ok bool) {
 		ops        int
 	}
 	runs := make([]run, threads)
-	var ready atomic.Int32
+	var together, ready atomic.Int32
 	var wg sync.WaitGroup
 	for i := range threads {
 		wg.Go(func() {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
+			// Threads that are not yet side by side would hold the same shard.
+			meet(&together, threads)
 			op := prepare()
 			for range 200 {
 				op()
 			}
-			ready.Add(1)
-			for int(ready.Load()) < threads {
-				runtime.Gosched()
-			}
+			meet(&ready, threads)
 			r := run{begin: time.Now()}
 			before := threadCPU()
 			for time.Since(r.begin) < length {
@@ -77,6 +72,14 @@ func window(threads int, prepare func() func()) (nanos float64, ok bool) {
 		}
 	}
 	return nanos, true
+}
+
+// meet waits until so many threads have come.
+func meet(here *atomic.Int32, threads int) {
+	here.Add(1)
+	for int(here.Load()) < threads {
+		runtime.Gosched()
+	}
 }
 
 type candidate struct {
@@ -117,14 +120,6 @@ func measure(t *testing.T, threads int, candidates []candidate) map[string]float
 		t.Logf("%d threads: %-15s %8.1f ns (%d accepted in %d rounds)", threads, c.name, c.median(), len(c.accepted), tried)
 	}
 	return medians
-}
-
-func threadCPU() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(rusageThread, &u); err != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // TestCosts prints what recording costs.

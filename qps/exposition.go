@@ -1,7 +1,6 @@
 package qps
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"strconv"
@@ -44,24 +43,52 @@ func WriteMetrics(w io.Writer, snaps ...Snapshot) error {
 		}
 		seen[s.Server] = true
 	}
-	e := exposition{w: bufio.NewWriterSize(w, 64<<10), snaps: snaps}
+	e := exposition{w: w, buf: make([]byte, 0, 2*flushBytes), snaps: snaps}
+	for i, b := range bounds {
+		e.le[i] = `le="` + seconds(b) + `"`
+	}
+	for c, name := range classNames {
+		e.code[c] = `code="` + name + `"`
+	}
+	for _, s := range snaps {
+		for _, r := range s.Routes {
+			e.routes = append(e.routes, labels("server", s.Server, "route", r.Route, "method", r.Method))
+		}
+	}
 	e.requests()
 	e.durations()
 	e.upstreams()
 	e.listeners()
 	e.slos()
 	e.process()
-	if err := e.w.Flush(); err != nil {
-		return fmt.Errorf("qps: metrics: %w", err)
+	e.flush()
+	if e.err != nil {
+		return fmt.Errorf("qps: metrics: %w", e.err)
 	}
 	return nil
 }
 
-// exposition writes families. An error of w shows at its Flush.
+// flushBytes is how much is written at a time.
+const flushBytes = 64 << 10
+
+// exposition writes families. Most of what a scrape costs is spent on its lines,
+// so these are appended to one buffer, and numbers and bounds make no strings.
 type exposition struct {
-	w       *bufio.Writer
+	w       io.Writer
+	buf     []byte
+	err     error // the first of w, which gets nothing more
 	snaps   []Snapshot
+	routes  []string // the labels of each route of each snapshot
 	scratch []uint64
+	le      [len(bounds)]string // their labels
+	code    [classCount]string  // and those of classes
+}
+
+func (e *exposition) flush() {
+	if e.err == nil {
+		_, e.err = e.w.Write(e.buf)
+	}
+	e.buf = e.buf[:0]
 }
 
 // family writes the samples of one name. The lines that describe it come before
@@ -76,37 +103,54 @@ func (e *exposition) family(name, kind, help string) *family {
 	return &family{exposition: e, name: name, kind: kind, help: help}
 }
 
+// sample writes a line with a value that is a string.
 func (f *family) sample(suffix, labels, value string) {
+	f.begin(suffix, labels, "")
+	f.buf = append(append(f.buf, value...), '\n')
+}
+
+// count writes a line with a whole number; the labels are given in two parts.
+func (f *family) count(suffix, labels, more string, n uint64) {
+	f.begin(suffix, labels, more)
+	f.buf = append(strconv.AppendUint(f.buf, n, 10), '\n')
+}
+
+func (f *family) begin(suffix, labels, more string) {
+	if len(f.buf) >= flushBytes {
+		f.flush()
+	}
 	if !f.started {
 		f.started = true
-		f.w.WriteString("# HELP " + f.name + " " + f.help + "\n# TYPE " + f.name + " " + f.kind + "\n")
+		f.buf = append(f.buf, "# HELP "+f.name+" "+f.help+"\n# TYPE "+f.name+" "+f.kind+"\n"...)
 	}
-	f.w.WriteString(f.name + suffix)
-	if labels != "" {
-		f.w.WriteString("{" + labels + "}")
+	f.buf = append(append(f.buf, f.name...), suffix...)
+	if labels != "" || more != "" {
+		f.buf = append(append(f.buf, '{'), labels...)
+		if labels != "" && more != "" {
+			f.buf = append(f.buf, ',')
+		}
+		f.buf = append(append(f.buf, more...), '}')
 	}
-	f.w.WriteString(" " + value + "\n")
+	f.buf = append(f.buf, ' ')
 }
 
 func (f *family) histogram(labels string, h Histogram) {
-	comma := ""
-	if labels != "" {
-		comma = ","
-	}
 	f.scratch = h.upTo(f.scratch[:0], bounds[:])
 	for i, n := range f.scratch {
-		f.sample("_bucket", labels+comma+`le="`+seconds(bounds[i])+`"`, decimal(n))
+		f.count("_bucket", labels, f.le[i], n)
 	}
-	count := decimal(h.Count())
-	f.sample("_bucket", labels+comma+`le="+Inf"`, count)
+	n := h.Count()
+	f.count("_bucket", labels, `le="+Inf"`, n)
 	f.sample("_sum", labels, seconds(h.sum))
-	f.sample("_count", labels, count)
+	f.count("_count", labels, "", n)
 }
 
 func (e *exposition) eachRoute(do func(r RouteSnapshot, labels string)) {
+	next := e.routes
 	for _, s := range e.snaps {
 		for _, r := range s.Routes {
-			do(r, labels("server", s.Server, "route", r.Route, "method", r.Method))
+			do(r, next[0])
+			next = next[1:]
 		}
 	}
 }
@@ -124,19 +168,19 @@ func (e *exposition) requests() {
 		"Requests that have ended, by class of status; aborted: the client left; panic: the handler panicked.")
 	e.eachRoute(func(r RouteSnapshot, labels string) {
 		for c, n := range r.Counts.each() {
-			f.sample("", labels+`,code="`+classNames[c]+`"`, decimal(n))
+			f.count("", labels, f.code[c], n)
 		}
 	})
 	f = e.family("http_requests_in_flight", "gauge", "Requests that have not ended.")
 	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, strconv.FormatInt(r.InFlight, 10)) })
 	f = e.family("http_request_bytes_total", "counter", "Bytes of request bodies that handlers read.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.BytesIn)) })
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.count("", labels, "", r.BytesIn) })
 	f = e.family("http_response_bytes_total", "counter", "Bytes of response bodies that handlers wrote.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.BytesOut)) })
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.count("", labels, "", r.BytesOut) })
 	f = e.family("http_requests_peak_per_second", "gauge", "Requests in the busiest whole second since the beginning.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.Window.Peak.Requests)) })
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.count("", labels, "", r.Window.Peak.Requests) })
 	f = e.family("http_requests_late_total", "counter", "Requests recorded too late to be part of any rate.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, decimal(r.Window.Late)) })
+	e.eachRoute(func(r RouteSnapshot, labels string) { f.count("", labels, "", r.Window.Late) })
 	e.perServer("http_requests_overflow_total", "counter", "Requests counted as route other because there were too many routes.",
 		func(s Snapshot) string { return decimal(s.Overflow) })
 }
@@ -150,8 +194,8 @@ func (e *exposition) durations() {
 func (e *exposition) upstreams() {
 	f := e.family("upstream_requests_total", "counter", "Calls to upstreams, by result.")
 	e.eachUpstream(func(u UpstreamSnapshot, labels string) {
-		f.sample("", labels+`,result="ok"`, decimal(u.OK))
-		f.sample("", labels+`,result="failed"`, decimal(u.Failed))
+		f.count("", labels, `result="ok"`, u.OK)
+		f.count("", labels, `result="failed"`, u.Failed)
 	})
 	f = e.family("upstream_requests_in_flight", "gauge", "Calls to upstreams that have not ended.")
 	e.eachUpstream(func(u UpstreamSnapshot, labels string) { f.sample("", labels, strconv.FormatInt(u.InFlight, 10)) })
@@ -246,6 +290,11 @@ func elapsed(d time.Duration) string {
 // labels joins pairs of names and values; an empty server is left out.
 func labels(pairs ...string) string {
 	var b strings.Builder
+	size := 0
+	for _, s := range pairs {
+		size += len(s) + 2 // with quotes, equals sign and comma
+	}
+	b.Grow(size)
 	for i := 0; i < len(pairs); i += 2 {
 		if pairs[i] == "server" && pairs[i+1] == "" {
 			continue

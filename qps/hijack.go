@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 )
 
 // hijackWriter is a writer whose connection can be hijacked. HTTP/2 has no such
@@ -25,7 +26,9 @@ func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	// 101 Switching Protocols.
 	w.setStatus(http.StatusSwitchingProtocols)
 	// The connection may be closed before the handler returns.
-	w.enterPattern()
+	if route := w.pattern(); route != "" {
+		w.enter(route)
+	}
 	c := &conn{Conn: inner, w: &w.writer}
 	if rw != nil {
 		c.attach(rw)
@@ -36,7 +39,8 @@ func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // conn is a hijacked connection.
 type conn struct {
 	net.Conn
-	w *writer
+	w       *writer
+	in, out atomic.Uint64
 }
 
 // NetConn returns the connection below, past which nothing is counted.
@@ -44,13 +48,13 @@ func (c *conn) NetConn() net.Conn { return c.Conn }
 
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.w.in.Add(uint64(max(n, 0)))
+	c.in.Add(uint64(max(n, 0)))
 	return n, err
 }
 
 func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	c.w.out.Add(uint64(max(n, 0)))
+	c.out.Add(uint64(max(n, 0)))
 	return n, err
 }
 
@@ -61,7 +65,7 @@ func (c *conn) ReadFrom(src io.Reader) (n int64, err error) {
 	} else {
 		n, err = io.Copy(struct{ io.Writer }{c.Conn}, src)
 	}
-	c.w.out.Add(uint64(max(n, 0)))
+	c.out.Add(uint64(max(n, 0)))
 	return n, err
 }
 
@@ -76,7 +80,7 @@ func (c *conn) CloseWrite() error {
 // Close ends the request.
 func (c *conn) Close() error {
 	err := c.Conn.Close()
-	c.w.finish(classOf(int(c.w.status.Load())))
+	c.w.finish(classOf(c.w.status), "", c.w.in.Load()+c.in.Load(), c.w.out+c.out.Load())
 	return err
 }
 
@@ -93,7 +97,7 @@ func (c *conn) attach(rw *bufio.ReadWriter) {
 	}
 	held, _ := rw.Reader.Peek(n)
 	held = bytes.Clone(held)
-	c.w.in.Add(uint64(n))
+	c.in.Add(uint64(n))
 	rw.Reader.Reset(io.MultiReader(bytes.NewReader(held), c))
 	_, _ = rw.Reader.Peek(n)
 }

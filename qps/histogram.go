@@ -2,6 +2,7 @@ package qps
 
 import (
 	"math/bits"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -84,7 +85,11 @@ func gather(parts []*recorder) Histogram {
 	for _, r := range parts {
 		h.sum += r.sum.Load()
 	}
+	found := make([]bucketCount, 0, 4*pageSize)
 	for i := range pageCount {
+		if !slices.ContainsFunc(parts, func(r *recorder) bool { return r.pages[i].Load() != nil }) {
+			continue // as are most, and clearing counts costs more than looking
+		}
 		var counts [pageSize]uint64
 		for _, r := range parts {
 			if p := r.pages[i].Load(); p != nil {
@@ -95,9 +100,10 @@ func gather(parts []*recorder) Histogram {
 		}
 		for slot, n := range counts {
 			if n != 0 {
-				h.buckets = append(h.buckets, bucketCount{index: i<<subBits + slot, count: n})
+				found = append(found, bucketCount{index: i<<subBits + slot, count: n})
 			}
 		}
 	}
+	h.buckets = append(h.buckets, found...)
 	return h
 }

@@ -21,6 +21,20 @@ func TestRecordersDoNotAllocate(t *testing.T) {
 	}
 }
 
+// TestMiddlewareAllocatesOnce: the writer, which no later request may have.
+func TestMiddlewareAllocatesOnce(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("hello")) })
+	plain := http.Handler(mux)
+	measured := newMeter(t, Config{}).Middleware(mux)
+	r := httptest.NewRequest("GET", "/", nil)
+	w := new(nullWriter)
+	cost := func(h http.Handler) float64 { return testing.AllocsPerRun(1000, func() { h.ServeHTTP(w, r) }) }
+	if more := cost(measured) - cost(plain); more > 1 {
+		t.Errorf("%v allocations per request, want one", more)
+	}
+}
+
 // TestHostileRequestsTakeNoMemory sends 10^6 requests, each with a path, a
 // method, a host, a user agent and an address of its own.
 func TestHostileRequestsTakeNoMemory(t *testing.T) {

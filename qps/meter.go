@@ -82,6 +82,7 @@ type Meter struct {
 	stateFile string // empty: none
 	traceID   func(*http.Request) string
 	saved     sync.Once
+	over      series // in place of the series of a request that has been recorded
 }
 
 // New returns a Meter. Its error names every mistake in the configuration.
@@ -142,7 +143,7 @@ func New(c Config) (*Meter, error) {
 		}
 	}
 	// The set has no way to report a failed write; the handler's client sees it.
-	m.set.RegisterMetricsWriter(func(w io.Writer) { _ = WriteMetrics(w, m.Snapshot()) })
+	m.set.RegisterMetricsWriter(func(w io.Writer) { _ = WriteMetrics(w, m.snapshot((*series).peak)) })
 	var run []func(context.Context)
 	if len(c.SLOs) > 0 {
 		run = append(run, m.watcher.run)
@@ -181,7 +182,7 @@ func (m *Meter) Close() (err error) {
 }
 
 func (m *Meter) newRoute(name string) *route {
-	r := new(route)
+	r := &route{name: name}
 	for _, o := range m.watcher.objectives {
 		if o.covers(name) {
 			r.objectives = append(r.objectives, o)

@@ -110,8 +110,10 @@ func (w *writer) find(route string) (*series, bool) {
 
 func (w *writer) begin(route string) {
 	s, ok := w.find(route)
-	w.overflowed.Store(!ok)
-	w.series.Store(s)
+	if !ok {
+		w.overflowed.Store(true)
+	}
+	w.first = s
 	s.enter(w.place)
 }
 
@@ -122,17 +124,25 @@ func (w *writer) enter(route string) bool {
 	to, ok := w.find(route)
 	to.enter(w.place)
 	for {
-		from := w.series.Load()
-		if from == nil {
+		old := w.moved.Load()
+		if old == &w.m.over {
 			to.leave(w.place)
 			return false
 		}
-		if w.series.CompareAndSwap(from, to) {
-			from.leave(w.place)
+		if w.moved.CompareAndSwap(old, to) {
+			w.left(old).leave(w.place)
 			w.overflowed.Store(!ok)
 			return true
 		}
 	}
+}
+
+// left is the series that a value of moved stands for.
+func (w *writer) left(moved *series) *series {
+	if moved == nil {
+		return w.first
+	}
+	return moved
 }
 
 // end runs deferred, when the handler has returned or panicked.
@@ -141,45 +151,53 @@ func (w *writer) end() {
 	if w.body.inner != nil && w.r.Body == io.ReadCloser(&w.body) {
 		w.r.Body = w.body.inner
 	}
-	w.enterPattern()
 	switch {
 	case v == nil && !w.returned, v == http.ErrAbortHandler:
-		w.finish(classAborted)
+		w.finish(classAborted, w.pattern(), w.in.Load(), w.out)
 	case v != nil:
-		w.finish(classPanic)
+		w.finish(classPanic, w.pattern(), w.in.Load(), w.out)
 	case !w.hijacked.Load():
-		w.finish(w.class())
+		w.finish(w.class(), w.pattern(), w.in.Load(), w.out)
 	}
 	if v != nil {
 		panic(v)
 	}
 }
 
-func (w *writer) enterPattern() {
-	if !w.named.Load() && w.r.Pattern != "" {
-		w.enter(w.r.Pattern)
+// pattern is the route that a mux has found; empty if there was none, or if
+// SetRoute has named another.
+func (w *writer) pattern() string {
+	if w.named.Load() {
+		return ""
 	}
+	return w.r.Pattern
 }
 
-// finish records the request, once.
-func (w *writer) finish(c class) {
-	s := w.series.Swap(nil)
-	if s == nil {
+// finish records the request, once, under a route that is known only now or, if
+// that is empty, where it is.
+func (w *writer) finish(c class, route string, in, out uint64) {
+	moved := w.moved.Swap(&w.m.over)
+	if moved == &w.m.over {
 		return
+	}
+	from := w.left(moved)
+	s, fits := from, !w.overflowed.Load()
+	if route != "" && route != from.route {
+		s, fits = w.find(route)
 	}
 	end := w.m.now()
 	sh := s.observe(w.place, end, time.Duration(end-w.start), c)
 	if w.trace != "" {
 		s.exemplars.add(w.trace, time.Duration(end-w.start), end)
 	}
-	if n := w.in.Load(); n != 0 {
-		sh.bytesIn.Add(n)
+	if in != 0 {
+		sh.bytesIn.Add(in)
 	}
-	if n := w.out.Load(); n != 0 {
-		sh.bytesOut.Add(n)
+	if out != 0 {
+		sh.bytesOut.Add(out)
 	}
-	if w.overflowed.Load() {
+	if !fits {
 		w.m.overflow.Add(1)
 	}
-	s.leave(w.place)
+	from.leave(w.place)
 }

@@ -101,7 +101,7 @@ func TestExemplars(t *testing.T) {
 		m.MetricsHandler().ServeHTTP(rec, r)
 		var named []string
 		for line := range strings.Lines(rec.Body.String()) {
-			if at := strings.Index(line, " # "); at >= 0 {
+			if strings.Contains(line, " # ") {
 				named = append(named, line)
 			}
 		}

@@ -33,13 +33,14 @@ func startPrometheus(t *testing.T, targets map[string]string) *prometheus {
 		}
 		t.Skipf("prometheus is not installed: %v", err)
 	}
-	conf := "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n"
+	var conf bytes.Buffer
+	conf.WriteString("global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n")
 	for job, address := range targets {
-		conf += fmt.Sprintf("- {job_name: %s, static_configs: [{targets: [%q]}]}\n", job, address)
+		fmt.Fprintf(&conf, "- {job_name: %s, static_configs: [{targets: [%q]}]}\n", job, address)
 	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "prometheus.yml")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+	if err := os.WriteFile(file, conf.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"time"
@@ -122,9 +123,7 @@ func (p *pusher) push(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("qps: push: %w", err)
 	}
-	for name, values := range p.conf.Header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, p.conf.Header)
 	r.Header.Set("Content-Type", textType)
 	r.Header.Set("Content-Encoding", "gzip")
 	resp, err := p.client.Do(r)

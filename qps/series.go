@@ -50,6 +50,7 @@ type series struct {
 	errors     secondLog
 	objectives []*objective // that its requests count for
 	exemplars  exemplars
+	route      string // its name in the table; empty: not of a route
 }
 
 type shard struct {
@@ -176,6 +177,15 @@ func (s *series) window(now func() int64) Window {
 	}
 }
 
+// peak is window without its seconds, which is most of the work.
+func (s *series) peak(now func() int64) Window {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drainRequests()
+	second := uint32(now() / int64(time.Second))
+	return Window{Second: int64(second), Peak: s.requests.highest(second), Late: s.requests.late.Load()}
+}
+
 func (s *series) enter(p place) { s.shards.at(p).inFlight.Add(1) }
 
 // leave must have the place of enter, or a reader between the two would find
@@ -192,6 +202,7 @@ func (s *series) histogram() Histogram {
 
 // route has a series for each method that was seen.
 type route struct {
+	name       string
 	methods    [len(methodNames)]atomic.Pointer[series]
 	objectives []*objective
 }
@@ -199,7 +210,7 @@ type route struct {
 func (r *route) series(m method) *series {
 	s := r.methods[m].Load()
 	if s == nil {
-		r.methods[m].CompareAndSwap(nil, &series{objectives: r.objectives})
+		r.methods[m].CompareAndSwap(nil, &series{objectives: r.objectives, route: r.name})
 		s = r.methods[m].Load()
 	}
 	return s

@@ -2,6 +2,7 @@ package qps
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 )
@@ -142,7 +143,11 @@ type ListenerSnapshot struct {
 }
 
 // Snapshot returns what has been recorded so far.
-func (m *Meter) Snapshot() Snapshot {
+func (m *Meter) Snapshot() Snapshot { return m.snapshot((*series).window) }
+
+// snapshot has of the seconds of each series what window tells.
+func (m *Meter) snapshot(window func(s *series, now func() int64) Window) Snapshot {
+	now := m.now
 	snap := Snapshot{
 		Version:  SnapshotVersion,
 		Server:   m.server,
@@ -159,13 +164,15 @@ func (m *Meter) Snapshot() Snapshot {
 		snap.SLOs = append(snap.SLOs, state)
 	}
 	snap.Events, snap.EventCount = m.timeline.snapshot()
-	for name, r := range *m.routes.entries.Load() {
+	routes := *m.routes.entries.Load()
+	for _, name := range slices.Sorted(maps.Keys(routes)) { // or sorting would move large things
+		r := routes[name]
 		for i := range r.methods {
 			s := r.methods[i].Load()
 			if s == nil {
 				continue
 			}
-			rs := s.snapshot(m)
+			rs := s.snapshot(window(s, now))
 			rs.Route, rs.Method = name, methodNames[i]
 			if name != other || rs.Requests() > 0 || rs.InFlight != 0 {
 				snap.Routes = append(snap.Routes, rs)
@@ -173,7 +180,7 @@ func (m *Meter) Snapshot() Snapshot {
 		}
 	}
 	for name, u := range *m.upstreams.entries.Load() {
-		if us := u.snapshot(name); name != other || us.Requests() > 0 || us.InFlight != 0 {
+		if us := u.snapshot(name, window(&u.series, now)); name != other || us.Requests() > 0 || us.InFlight != 0 {
 			snap.Upstreams = append(snap.Upstreams, us)
 		}
 	}
@@ -195,9 +202,9 @@ func (s *Snapshot) sort() {
 }
 
 // snapshot adds the shards up.
-func (s *series) snapshot(m *Meter) RouteSnapshot {
+func (s *series) snapshot(w Window) RouteSnapshot {
 	var c [classCount]uint64
-	r := RouteSnapshot{Duration: s.histogram(), Window: s.window(m.now)}
+	r := RouteSnapshot{Duration: s.histogram(), Window: w}
 	for sh := range s.shards.all() {
 		for i := range c {
 			c[i] += sh.classes[i].Load()

@@ -153,7 +153,8 @@ func TestStateOfAKilledProcess(t *testing.T) {
 		killed := time.Now()
 		cmd.Wait()
 		m := newMeter(t, Config{StateFile: path})
-		saved := m.Upstream("db").snapshot("db").OK
+		m.Upstream("db") // exists from now on
+		saved := m.Snapshot().Upstreams[0].OK
 		m.tasks.stop() // without saving
 		// A loaded machine may be late by some; a second is the promise.
 		var atLeast uint64

@@ -32,8 +32,8 @@ func outcome(failed bool) class {
 	return class2xx
 }
 
-func (u *Upstream) snapshot(name string) UpstreamSnapshot {
-	r := u.series.snapshot(u.m)
+func (u *Upstream) snapshot(name string, w Window) UpstreamSnapshot {
+	r := u.series.snapshot(w)
 	return UpstreamSnapshot{
 		Upstream: name,
 		OK:       r.Counts.Status2xx,

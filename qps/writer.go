@@ -14,7 +14,11 @@ const statusClientGone = 499
 
 // writer is the ResponseWriter of one request. It is never used again for
 // another: a handler that keeps it must not reach another client's response.
-// Its fields are atomic because handlers do write from other goroutines.
+//
+// Fields are atomic that other goroutines use while the handler runs, or after
+// it; those of the answer are not, as no ResponseWriter may be used by two
+// goroutines at once. Each atomic write costs about as much as a map lookup, so
+// there is none that most requests can do without.
 type writer struct {
 	inner    http.ResponseWriter
 	m        *Meter
@@ -24,21 +28,23 @@ type writer struct {
 	trace    string // empty: no exemplar
 	method   method
 	returned bool // the handler came back without a panic
+	gone     bool // the client had left before the status was written
+	failed   bool // a write failed
+	status   int  // final status; 0: none yet
+	out      uint64
 	body     body
 
-	series     atomic.Pointer[series] // nil once the request has been recorded
+	first      *series                // where the request began
+	moved      atomic.Pointer[series] // where it is since; nil: still there, &m.over: recorded
 	named      atomic.Bool            // by SetRoute
 	overflowed atomic.Bool            // the route did not fit in the table
 	hijacked   atomic.Bool
-	status     atomic.Int32 // final status; 0: none yet
-	gone       atomic.Bool  // the client had left before the status was written
-	failed     atomic.Bool  // a write failed
-	in, out    atomic.Uint64
+	in         atomic.Uint64
 }
 
 func (w *writer) setRoute(name string) bool {
 	if name == "" {
-		return w.series.Load() != nil
+		return w.moved.Load() != &w.m.over
 	}
 	w.named.Store(true)
 	return w.enter(name)
@@ -61,19 +67,21 @@ func (w *writer) WriteHeader(status int) {
 // setStatus looks for the client before it believes in a failure: a proxy whose
 // client has left answers 502 to nobody.
 func (w *writer) setStatus(status int) {
-	if w.status.CompareAndSwap(0, int32(status)) && status >= 500 && w.cancelled() {
-		w.gone.Store(true)
+	if w.status == 0 {
+		w.status = status
+		w.gone = status >= 500 && w.cancelled()
 	}
 }
 
 // wrote counts what went out: of the answer to HEAD, which handlers write as if
 // it were GET, that is nothing.
 func (w *writer) wrote(n int64, err error) {
-	if w.r.Method != http.MethodHead {
-		w.out.Add(uint64(max(n, 0)))
+	// Nothing is written here once a hijacked connection may end the request.
+	if n > 0 && w.r.Method != http.MethodHead {
+		w.out += uint64(n)
 	}
 	if err != nil {
-		w.failed.Store(true)
+		w.failed = true
 	}
 }
 
@@ -114,7 +122,7 @@ func (w *writer) FlushError() error {
 	case errors.Is(err, http.ErrNotSupported):
 		return err
 	case err != nil:
-		w.failed.Store(true)
+		w.failed = true
 	}
 	w.setStatus(http.StatusOK)
 	return err
@@ -126,9 +134,9 @@ func (w *writer) cancelled() bool { return errors.Is(w.r.Context().Err(), contex
 // counts only if it missed something: a stream without a length, such as
 // server-sent events, always ends because the client has left.
 func (w *writer) class() class {
-	status := int(w.status.Load())
+	status := w.status
 	switch {
-	case w.gone.Load(), w.cancelled() && (status == 0 || w.failed.Load() || w.short(status)):
+	case w.gone, w.cancelled() && (status == 0 || w.failed || w.short(status)):
 		return classAborted
 	case status == 0:
 		return class2xx // net/http answers 200
@@ -142,5 +150,5 @@ func (w *writer) short(status int) bool {
 		return false
 	}
 	promised, err := strconv.ParseUint(w.Header().Get("Content-Length"), 10, 63)
-	return err == nil && w.out.Load() < promised
+	return err == nil && w.out < promised
 }
