@@ -107,7 +107,8 @@ func TestEveryEventIsCounted(t *testing.T) {
 	}
 }
 
-func countEverywhere(t *testing.T, workers int, span uint32) {
+func countEverywhere(t *testing.T, workers int, span uint32) (events uint64) {
+	t.Helper()
 	const begin = 1_800_000_000
 	var (
 		s       series
@@ -181,6 +182,7 @@ func countEverywhere(t *testing.T, workers int, span uint32) {
 		t.Errorf("%d events are late, of %d that may be", late, allUnsure)
 	}
 	t.Logf("%d events, %d late", all, s.requests.late.Load())
+	return all
 }
 
 func TestOldSecondsHaveNoCount(t *testing.T) {
