@@ -107,6 +107,8 @@ func (r row) get(columns ...string) (value string, ok bool) {
 type link struct {
 	node *node
 	conn driver.Conn
+	// track is the connection's below the driver; nil if there is none.
+	track *tracker
 }
 
 // do runs f on the connection, which is made if there is none, and once more on
@@ -117,11 +119,11 @@ func (l *link) do(ctx context.Context, limit time.Duration, f func(context.Conte
 	for {
 		old := l.conn != nil
 		if !old {
-			conn, _, err := l.node.pool.open(ctx)
+			conn, track, err := l.node.pool.open(ctx)
 			if err != nil {
 				return err
 			}
-			l.conn = conn
+			l.conn, l.track = conn, track
 		}
 		err := f(ctx, l.conn)
 		if v, ok := l.conn.(driver.Validator); err == nil || serverError(err) != 0 && (!ok || v.IsValid()) {
@@ -137,6 +139,6 @@ func (l *link) do(ctx context.Context, limit time.Duration, f func(context.Conte
 func (l *link) close() {
 	if l.conn != nil {
 		l.conn.Close()
-		l.conn = nil
+		l.conn, l.track = nil, nil
 	}
 }

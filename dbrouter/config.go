@@ -18,6 +18,8 @@ const (
 	defaultWaitLimit     = 100 * time.Millisecond
 	defaultMaxConns      = 64
 	defaultBufferMax     = 1000
+	defaultSlowStart     = 10 * time.Second
+	maxWeight            = 1000
 	maxNodes             = 64
 	// connectLimit bounds a connection's making if the node's Timeout does not.
 	connectLimit = 5 * time.Second
@@ -83,6 +85,13 @@ type Config struct {
 	// BufferMax is how many statements are held back at a time; more fail at
 	// once. Zero means 1000.
 	BufferMax int
+	// Zone is where this program runs: a read goes to a replica of the same zone
+	// if there is one that will do. Empty means that zones do not matter.
+	Zone string
+	// SlowStart is how long a replica that was not used takes to its full share
+	// of the reads, from a tenth, so that its caches fill. A replica that is the
+	// only one gets all of them. Zero means 10 s, less than zero none.
+	SlowStart time.Duration
 	// TokenKeys sign the tokens of a [Session], and check them: the first signs,
 	// all are accepted, so that a key can be replaced. Each has 16 bytes at least.
 	// Routers with a key in common accept each other's tokens. Nil means a random
@@ -92,7 +101,8 @@ type Config struct {
 	// of the caller. It must not block, and may be called concurrently.
 	OnStatement func(context.Context, Statement)
 	// OnStateChange, if not nil, is called when a node's role or state changes,
-	// one change at a time. It must not block and must not call Close.
+	// one change at a time. It must not block, and must not call Close nor what
+	// changes the nodes.
 	OnStateChange func(NodeChange)
 	// Logger gets changes of state, never a statement. Nil means slog.Default().
 	Logger *slog.Logger
@@ -110,8 +120,13 @@ type Node struct {
 	// MaxConns bounds the connections for statements. Zero means 64. A statement
 	// that finds all in use waits for one until its context ends. A sql.Conn
 	// that is checked out keeps the last one of each role. The router has up
-	// to three more connections per node, for what it asks itself.
+	// to four more connections per node, for what it asks itself.
 	MaxConns int
+	// Weight is the node's share of the reads, compared with other replicas that
+	// are as fast. Zero means 1; 1000 is the most.
+	Weight int
+	// Zone is where the node is; see Config.Zone. Empty means in none.
+	Zone string
 	// Statements is how many statements each connection keeps prepared, so that
 	// arguments cost one round trip rather than two. Zero means 32, less than zero
 	// none. It does not matter with the driver's InterpolateParams.
@@ -150,6 +165,12 @@ func (c Config) check() (Config, error) {
 	}
 	if c.BufferWait < 0 || c.BufferWait > time.Minute {
 		bad("Config.BufferWait is %v, want 0 to 1m", c.BufferWait)
+	}
+	switch {
+	case c.SlowStart == 0:
+		c.SlowStart = defaultSlowStart
+	case c.SlowStart > time.Hour:
+		bad("Config.SlowStart is %v, want 1h at most", c.SlowStart)
 	}
 	if c.BufferMax == 0 {
 		c.BufferMax = defaultBufferMax
@@ -197,6 +218,12 @@ func (n Node) check() (Node, error) {
 	}
 	if n.MaxConns == 0 {
 		n.MaxConns = defaultMaxConns
+	}
+	if n.Weight < 0 || n.Weight > maxWeight {
+		return n, fmt.Errorf("field Weight is %d, want 0 to %d", n.Weight, maxWeight)
+	}
+	if n.Weight == 0 {
+		n.Weight = 1
 	}
 	if n.Statements > 1<<14 {
 		return n, fmt.Errorf("field Statements is %d, want 16384 at most", n.Statements)

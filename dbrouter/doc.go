@@ -24,6 +24,8 @@
 //     process; [Router.Middleware] does so in a cookie.
 //   - [Router.Tx] does a transaction, again if the server has rolled it back.
 //     [OutcomeOf] says what has become of a statement that failed.
+//   - [Router.AddNode], [Router.RemoveNode], [Router.Drain] and [Router.Resume]
+//     change the nodes while the Router runs.
 //   - [Classify] is the decision by itself, pure, for tests and tools;
 //     [Router.Explain] says where it leads to now.
 //
@@ -56,7 +58,17 @@
 // is written to; if neither was, none is. The router follows a failover, it
 // does not perform one.
 //
-// Connections to a node that has lost its role, or that is down, are closed.
+// Connections to a node that has lost its role, or that is down, drained or
+// removed, are closed.
+//
+// # Which replica
+//
+// One that is known to have what the read must see, before one that may have to
+// be waited for; of those one in Config.Zone; of those one by chance, with odds
+// in proportion to Node.Weight and to the inverse square of what a read takes
+// there, by its latest reads and those that it is doing. A replica that comes
+// back gets a tenth of its share at first, and all of it after
+// Config.SlowStart.
 //
 // # What is repeated
 //
@@ -64,7 +76,8 @@
 // node. Any other statement is repeated only if nothing of it was sent. The
 // error of a write that may have been done is the driver's, and never
 // driver.ErrBadConn, on which database/sql would do it again. A caller's
-// cancellation is never a sign about a node.
+// cancellation is never a sign about a node. When the context of a statement ends,
+// the server is told to end it (KILL QUERY).
 //
 // With [Config.BufferWait] a statement for the primary, or the beginning of a
 // transaction, is held back while there is no primary, instead of failing.

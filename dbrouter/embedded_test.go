@@ -237,7 +237,7 @@ func TestGlobalAsksThePrimary(t *testing.T) {
 	}
 	// The replica is of no use any more, so that the primary does the reads.
 	p.replica.StopIO()
-	r.nodes[1].lookNow()
+	r.nodes()[1].lookNow()
 	upReplicas(t, r, 0)
 	if got := one[int](t, r.DB(), query); got != 1 {
 		t.Fatal(got)
@@ -253,7 +253,7 @@ func TestGlobalAsksThePrimary(t *testing.T) {
 		if err == nil && n != 2 {
 			t.Fatalf("a stale read: %d", n)
 		}
-		r.nodes[1].lookNow()
+		r.nodes()[1].lookNow()
 		return err == nil
 	})
 }
@@ -435,7 +435,7 @@ func TestNoDeadlockBetweenPools(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(r.nodes[0].pool.slots) + len(r.nodes[1].pool.slots); n != 0 {
+	if n := len(r.nodes()[0].pool.slots) + len(r.nodes()[1].pool.slots); n != 0 {
 		t.Errorf("%d connections were not given back", n)
 	}
 }

@@ -270,6 +270,7 @@ func (f *follower) take() (gtids string, sure bool) {
 // greeting is what is used of a server's first packet.
 type greeting struct {
 	version string
+	thread  uint32
 	caps    uint32
 }
 
@@ -286,7 +287,7 @@ func parseGreeting(b []byte) (greeting, bool) {
 	}
 	low := binary.LittleEndian.Uint16([]byte(rest[13:]))
 	high := binary.LittleEndian.Uint16([]byte(rest[18:]))
-	return greeting{version: version, caps: uint32(low) | uint32(high)<<16}, true
+	return greeting{version: version, thread: binary.LittleEndian.Uint32([]byte(rest)), caps: uint32(low) | uint32(high)<<16}, true
 }
 
 // reader takes the fields of a packet one after the other. After the first that

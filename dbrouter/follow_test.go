@@ -162,7 +162,7 @@ func TestParseGreeting(t *testing.T) {
 		t.Fatal(err)
 	}
 	g, ok := parseGreeting(real)
-	if !ok || g.version != "8.0.36" || g.caps != 0xdfffffff {
+	if !ok || g.version != "8.0.36" || g.thread != 8 || g.caps != 0xdfffffff {
 		t.Errorf("%+v, %v", g, ok)
 	}
 	for n := range len(real) - 11 {

@@ -64,7 +64,7 @@ func TestHints(t *testing.T) {
 
 func TestWithin(t *testing.T) {
 	a, b, c := &node{index: 0}, &node{index: 1}, &node{index: 2}
-	s := &snapshot{replicas: []*node{a, b, c}, statuses: []NodeStatus{
+	s := &snapshot{replicas: []*node{a, b, c}, nodes: []*node{a, b, c}, statuses: []NodeStatus{
 		{LagKnown: true}, {LagKnown: true, Lag: 2 * time.Second}, {}}}
 	for _, c := range []struct {
 		h    hint
@@ -99,7 +99,7 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	p.replica.StopIO()
-	r.nodes[1].lookNow()
+	r.nodes()[1].lookNow()
 	upReplicas(t, r, 0)
 	if got, want := r.Explain(mine, query).String(), "read → primary db1: SELECT, but no replica is usable; sees every write of its session"; got != want {
 		t.Errorf("%s\nwant %s", got, want)

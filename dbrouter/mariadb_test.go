@@ -225,7 +225,7 @@ func testTransactions(t *testing.T, _ *mariadb.Cluster, r *Router, rec *record) 
 	if err := tx.Commit(); err != nil {
 		t.Error(err)
 	}
-	for _, n := range r.nodes[1:] {
+	for _, n := range r.nodes()[1:] {
 		for p := n.pool.pop(); p != nil; p = n.pool.pop() {
 			if v, err := askOne(t.Context(), p.conn, "SELECT @@session.tx_read_only", 1); err != nil || v[0] != "1" {
 				t.Errorf("%s has a connection without its safety net: %v, %v", n.name, v, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,23 +24,19 @@ const (
 
 // monitor looks at the nodes, one goroutine each, and publishes what it sees.
 type monitor struct {
-	conf  Config
-	nodes []*node
-	names []string
-	now   atomic.Pointer[snapshot]
+	conf Config
+	now  atomic.Pointer[snapshot]
 
 	mu    sync.Mutex // guards what follows, and serialises publishing
-	views []view
-	roles []Role // the last known ones; a node that is down has one too
-	last  int    // index of the last known primary, -1 before the first
+	nodes []*node    // never changed in place
+	last  *node      // the last known primary, nil before the first
 }
 
 func newMonitor(conf Config, nodes []*node) *monitor {
-	m := &monitor{conf: conf, nodes: nodes, last: -1, views: make([]view, len(nodes)), roles: make([]Role, len(nodes))}
-	first := &snapshot{reason: "not all nodes have been looked at yet", changed: make(chan struct{})}
+	m := &monitor{conf: conf, nodes: nodes}
+	first := &snapshot{reason: "not all nodes have been looked at yet", changed: make(chan struct{}), nodes: nodes}
 	for _, n := range nodes {
-		m.names = append(m.names, n.name)
-		first.statuses = append(first.statuses, NodeStatus{Name: n.name, Addr: n.addr, LastError: "not looked at yet"})
+		first.statuses = append(first.statuses, n.status)
 	}
 	m.now.Store(first)
 	return m
@@ -97,31 +94,82 @@ func (m *monitor) look(ctx context.Context, l *link) view {
 	return v
 }
 
-// publish takes in a view of a node and makes a new snapshot of it.
+// publish takes in a view of a node, unless that was removed.
 func (m *monitor) publish(n *node, v view) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.views[n.index] = v
-	primary, reason := choosePrimary(m.views, m.names, m.last)
+	if slices.Contains(m.nodes, n) {
+		n.view = v
+		m.refresh(n)
+	}
+}
+
+// join takes in a new node.
+func (m *monitor) join(n *node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.nodes = append(slices.Clone(m.nodes), n)
+	m.refresh(n)
+}
+
+// leave forgets a node.
+func (m *monitor) leave(n *node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.nodes = slices.DeleteFunc(slices.Clone(m.nodes), func(other *node) bool { return other == n })
+	if m.last == n {
+		m.last = nil
+	}
+	m.conf.Logger.Info("dbrouter: node removed", "node", n.name, "addr", n.addr)
+	m.refresh(n)
+}
+
+// drain takes a node out of use, or back into it.
+func (m *monitor) drain(n *node, on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n.draining = on
+	m.refresh(n)
+}
+
+// refresh makes a new snapshot, because something about a node is new. mu must
+// be held.
+func (m *monitor) refresh(n *node) {
+	views, names := make([]view, len(m.nodes)), make([]string, len(m.nodes))
+	for i, n := range m.nodes {
+		views[i], names[i] = n.view, n.name
+	}
+	primary, reason := choosePrimary(views, names, slices.Index(m.nodes, m.last))
 	if primary >= 0 {
-		m.last = primary
+		m.last = m.nodes[primary]
 	}
 	old := m.now.Load()
-	next := &snapshot{reason: reason, statuses: make([]NodeStatus, len(m.nodes)), changed: make(chan struct{})}
+	next := &snapshot{reason: reason, nodes: m.nodes, statuses: make([]NodeStatus, len(m.nodes)), changed: make(chan struct{})}
 	for i, n := range m.nodes {
-		role, state, why := judge(m.views, i, primary, m.conf.Consistency, m.conf.MaxLag)
-		next.statuses[i] = NodeStatus{Name: n.name, Addr: n.addr, Role: role, State: state, LastError: why,
-			Lag: m.views[i].lag, LagKnown: m.views[i].lagKnown}
+		role, state, why := judge(views, i, primary, m.conf.Consistency, m.conf.MaxLag)
+		if n.draining && state == Up {
+			state, why = Draining, "it is drained"
+			if role == Primary {
+				next.reason = n.name + ", the primary, is drained"
+			}
+		}
+		next.statuses[i] = NodeStatus{Name: n.name, Addr: n.addr, Zone: n.zone, Role: role, State: state, LastError: why,
+			Lag: views[i].lag, LagKnown: views[i].lagKnown}
 		switch {
+		case state != Up:
 		case role == Primary:
-			next.primary, next.dialect, next.proof = n, m.views[i].dialect, m.views[i].positions
-		case role == Replica && state == Up:
+			next.primary, next.dialect, next.proof = n, views[i].dialect, views[i].positions
+		case role == Replica:
 			next.replicas = append(next.replicas, n)
 		}
 	}
+	// Before the snapshot is used, so that it has its effect on the first read.
+	for i, n := range m.nodes {
+		m.warm(n, next.statuses[i])
+	}
 	m.now.Store(next)
 	for i, n := range m.nodes {
-		m.react(n, old.statuses[i], next.statuses[i])
+		m.react(n, next.statuses[i])
 	}
 	m.logPrimary(old, next)
 	if next.primary == nil && old.primary != nil {
@@ -134,10 +182,24 @@ func (m *monitor) publish(n *node, v view) {
 	close(old.changed)
 }
 
+// warm begins the slow start of a replica that comes back.
+func (m *monitor) warm(n *node, now NodeStatus) {
+	if now.State != Up {
+		return
+	}
+	back := n.status.State != Up && (n.status.State != StateUnknown || n.cold)
+	n.cold = false
+	if back && now.Role == Replica && m.conf.SlowStart > 0 {
+		n.warmSince.Store(time.Now().UnixNano())
+	}
+}
+
 // react closes the connections of a node that lost its role, and tells.
-func (m *monitor) react(n *node, old, now NodeStatus) {
-	if before := m.roles[n.index]; now.Role != RoleUnknown && now.Role != before {
-		m.roles[n.index] = now.Role
+func (m *monitor) react(n *node, now NodeStatus) {
+	old := n.status
+	n.status = now
+	if before := n.known; now.Role != RoleUnknown && now.Role != before {
+		n.known = now.Role
 		if before != RoleUnknown {
 			n.pool.turn()
 		}

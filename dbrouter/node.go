@@ -1,7 +1,9 @@
 package dbrouter
 
 import (
+	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,6 +52,8 @@ const (
 	Conflict
 	// Down: it does not answer. It is not used.
 	Down
+	// Draining: [Router.Drain] was called. It finishes what it does.
+	Draining
 )
 
 func (s State) String() string {
@@ -64,6 +68,8 @@ func (s State) String() string {
 		return "conflict"
 	case Down:
 		return "down"
+	case Draining:
+		return "draining"
 	}
 	return "unknown"
 }
@@ -72,7 +78,7 @@ func (s State) String() string {
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalText reads what MarshalText returns.
-func (s *State) UnmarshalText(text []byte) error { return parseText(s, text, StateUnknown, Down) }
+func (s *State) UnmarshalText(text []byte) error { return parseText(s, text, StateUnknown, Draining) }
 
 // parseText finds the value between first and last whose text it is.
 func parseText[T interface {
@@ -100,6 +106,11 @@ type NodeStatus struct {
 	LagKnown bool          `json:"lag_known"`
 	// LastError says why State is not Up; empty if it is. It holds no password.
 	LastError string `json:"last_error,omitempty"`
+	// Zone is Node.Zone.
+	Zone string `json:"zone,omitempty"`
+	// Latency is what the reads of late have taken, up to the head of their
+	// rows, on average; 0 while there is but one replica, which needs no choice.
+	Latency time.Duration `json:"latency,omitempty"`
 	// Connections is the number of open connections for statements.
 	Connections int `json:"connections"`
 }
@@ -126,12 +137,27 @@ func (c NodeChange) String() string {
 
 // node is a configured server with its pool.
 type node struct {
-	index int
-	name  string
-	addr  string
-	pool  *pool
-	waits *waits
-	check chan struct{} // asks for a look at the node now; one may wait
+	index  int // below maxNodes, and no other node's
+	name   string
+	addr   string
+	target string // network and address
+	zone   string
+	weight int
+	pool   *pool
+	waits  *waits
+	kills  *kills
+	check  chan struct{} // asks for a look at the node now; one may wait
+	cancel context.CancelFunc
+
+	latency   latency
+	warmSince atomic.Int64 // Unix time in ns at which a slow start began; 0: none
+
+	// The monitor's mu guards what follows.
+	view     view
+	known    Role // the last one that was known; a node that is down has one too
+	status   NodeStatus
+	draining bool
+	cold     bool // it was added later: its first use is a slow start
 }
 
 // lookNow asks the monitor for an immediate look.

@@ -33,6 +33,8 @@ type physical struct {
 	// kept per connection because none outlives its server: the next server at
 	// the same address may be an older copy.
 	applied string
+	// abandoned: the server was asked to end what it does.
+	abandoned bool
 }
 
 func (p *physical) valid() bool {
@@ -53,6 +55,7 @@ type pool struct {
 	all        map[*physical]struct{}
 	generation uint64
 	closed     bool
+	parked     bool // connections that come back are closed
 }
 
 func newPool(n *node, conf *mysql.Config, max, stmts int, done <-chan struct{}) (*pool, error) {
@@ -215,7 +218,7 @@ func (l *pool) release(p *physical) {
 	if keep {
 		p.idleSince = time.Now()
 		l.mu.Lock()
-		if keep = !l.closed && p.generation == l.generation; keep {
+		if keep = !l.closed && !l.parked && p.generation == l.generation; keep {
 			l.idle = append(l.idle, p)
 		}
 		l.mu.Unlock()
@@ -261,6 +264,17 @@ func (l *pool) turn() {
 	l.generation++
 	l.mu.Unlock()
 	l.prune(0)
+}
+
+// park closes all idle connections, and those in use once they come back, until
+// it is told otherwise.
+func (l *pool) park(on bool) {
+	l.mu.Lock()
+	l.parked = on
+	l.mu.Unlock()
+	if on {
+		l.prune(0)
+	}
 }
 
 // prune closes connections that have been idle for the given time.

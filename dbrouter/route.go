@@ -5,7 +5,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -132,7 +131,16 @@ func (c *conn) notice(p *physical, err error) {
 // otherwise on the primary.
 func (c *conn) read(k *call) error {
 	var tried uint64 // bit set of node indexes; there are 64 nodes at most
-	want, reason, err := c.r.freshness(k.ctx, k.hint)
+	var want wanted
+	var reason string
+	var err error
+	for {
+		s := c.r.monitor.now.Load()
+		want, reason, err = c.r.freshness(k.ctx, k.hint)
+		if !errors.Is(err, ErrNoPrimary) || !c.r.hold(k, s) {
+			break
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -140,7 +148,8 @@ func (c *conn) read(k *call) error {
 		return c.onPrimary(k, reason)
 	}
 	for {
-		n := choose(c.r.monitor.now.Load().within(k.hint), tried, c.replica, want.position)
+		s := c.r.monitor.now.Load()
+		n := c.r.balance.choose(s.within(k.hint), tried, c.replica, want.position)
 		if n == nil {
 			return c.readOnPrimary(k, "no usable replica", want)
 		}
@@ -156,7 +165,7 @@ func (c *conn) read(k *call) error {
 			k.tries++
 			continue
 		}
-		err = k.run(p, "read")
+		err = k.runTimed(p, "read", len(s.replicas) > 1)
 		switch {
 		case err == nil:
 			return nil
@@ -243,7 +252,7 @@ type wanted struct {
 // freshness finds out what a replica must have applied to serve a read that
 // begins now. It gives a reason if the read has to be done on the primary.
 func (r *Router) freshness(ctx context.Context, h hint) (wanted, string, error) {
-	if len(r.nodes) == 1 || h.kind == hintReplica {
+	if len(r.nodes()) == 1 || h.kind == hintReplica {
 		return wanted{}, "", nil
 	}
 	own := r.session(ctx)
@@ -310,7 +319,7 @@ func (r *Router) confirm(ctx context.Context, want wanted) error {
 			want.session.settle(have.position, want.changes) // it is told once
 			return fmt.Errorf("%w: want %s", ErrWriteLost, want.text)
 		}
-		for _, n := range r.nodes {
+		for _, n := range r.nodes() {
 			n.lookNow()
 		}
 		if err := r.newerThan(ctx, s); err != nil {
@@ -334,46 +343,4 @@ func (r *Router) newerThan(ctx context.Context, s *snapshot) error {
 	case <-limit.C:
 		return s.noPrimary()
 	}
-}
-
-// choose picks a replica that was not tried yet: one that is known to have the
-// wanted position, if there is any; of those the one that the session has a
-// connection to, or else the less busy of two.
-func choose(replicas []*node, tried uint64, kept *physical, want position) *node {
-	var left [maxNodes]*node
-	n, known := 0, false
-	for _, r := range replicas {
-		if tried&(1<<r.index) != 0 {
-			continue
-		}
-		has := want.text != "" && len(replicas) > 1 && r.waits.mayHave(want)
-		if known && !has {
-			continue
-		}
-		if has && !known {
-			n, known = 0, true
-		}
-		left[n] = r
-		n++
-	}
-	for _, r := range left[:n] {
-		if kept != nil && kept.pool == r.pool {
-			return r
-		}
-	}
-	switch n {
-	case 0:
-		return nil
-	case 1:
-		return left[0]
-	}
-	i := rand.IntN(n)
-	j := rand.IntN(n - 1)
-	if j >= i {
-		j++
-	}
-	if len(left[j].pool.slots) < len(left[i].pool.slots) {
-		i = j
-	}
-	return left[i]
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // idleLogical is how many unused driver connections a *sql.DB keeps. They cost
@@ -17,16 +18,20 @@ const idleLogical = 128
 // driver.Connector, and safe for concurrent use.
 type Router struct {
 	conf      Config
-	nodes     []*node
 	monitor   *monitor
 	positions *positions
 	shared    *Session      // what has been written through the Router
 	keys      [][]byte      // of tokens; the first signs
 	held      chan struct{} // one for each statement held back
 	cache     *cache
+	balance   balance
 	db        *sql.DB
 
-	done    chan struct{} // closed by Close
+	members sync.Mutex // serialises changes of the nodes, and Close
+	removed []*node    // those whose connections may still be in use; members guards it
+
+	done    chan struct{}   // closed by Close
+	ctx     context.Context // of the loops
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
 	closing sync.Once
@@ -46,27 +51,26 @@ func New(c Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Router{conf: c, keys: c.TokenKeys, held: make(chan struct{}, c.BufferMax), cache: newCache(), done: make(chan struct{})}
+	r := &Router{conf: c, keys: c.TokenKeys, held: make(chan struct{}, c.BufferMax), cache: newCache(), done: make(chan struct{}),
+		balance: balance{zone: c.Zone, slowStart: c.SlowStart}}
+	var nodes []*node
 	for i, conf := range c.Nodes {
-		n := &node{index: i, name: conf.Name, addr: conf.Config.Addr, check: make(chan struct{}, 1)}
-		if n.pool, err = newPool(n, conf.Config, conf.MaxConns, conf.Statements, r.done); err != nil {
+		n, err := r.newNode(i, conf)
+		if err != nil {
 			return nil, err
 		}
-		n.waits = newWaits(n)
-		r.nodes = append(r.nodes, n)
+		nodes = append(nodes, n)
 	}
-	r.monitor = newMonitor(c, r.nodes)
+	r.monitor = newMonitor(c, nodes)
 	r.positions = &positions{m: r.monitor, wake: make(chan struct{}, 1)}
 	r.shared = &Session{r: r}
 	r.db = sql.OpenDB(connector{r})
 	r.db.SetMaxIdleConns(idleLogical)
-	ctx, cancel := context.WithCancel(context.Background())
-	r.cancel = cancel
-	for _, n := range r.nodes {
-		r.loops.Go(func() { r.monitor.watch(ctx, n) })
-		r.loops.Go(func() { n.waits.run(ctx, c.WaitLimit) })
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	for _, n := range nodes {
+		r.start(n)
 	}
-	r.loops.Go(func() { r.positions.run(ctx) })
+	r.loops.Go(func() { r.positions.run(r.ctx) })
 	return r, nil
 }
 
@@ -137,13 +141,15 @@ func (r *Router) Ready(ctx context.Context) error {
 	}
 }
 
-// Status returns what is known of each node, in the order of the configuration.
+// Status returns what is known of each node, in the order of the configuration
+// and then of their being added.
 func (r *Router) Status() []NodeStatus {
 	s := r.monitor.now.Load()
-	out := make([]NodeStatus, len(r.nodes))
-	for i, n := range r.nodes {
+	out := make([]NodeStatus, len(s.nodes))
+	for i, n := range s.nodes {
 		out[i] = s.statuses[i]
 		out[i].Connections = n.pool.connections()
+		out[i].Latency = time.Duration(n.latency.average())
 	}
 	return out
 }
@@ -153,11 +159,13 @@ func (r *Router) Status() []NodeStatus {
 // of a closed DB. It is idempotent.
 func (r *Router) Close() error {
 	r.closing.Do(func() {
+		r.members.Lock()
 		close(r.done)
 		r.cancel()
-		for _, n := range r.nodes {
+		for _, n := range append(r.nodes(), r.removed...) {
 			n.pool.close()
 		}
+		r.members.Unlock()
 		r.err = r.db.Close()
 		r.loops.Wait()
 	})

@@ -80,6 +80,7 @@ func (r *rows) Close() error {
 	}
 	p := r.p
 	err := r.Rows.Close()
+	p.abandon(r.ctx)
 	if r.stmt != nil {
 		r.stmt.Close()
 	}

@@ -70,11 +70,28 @@ func (k *call) run(p *physical, reason string) error {
 	k.retried = k.tries > 0
 	k.tries++
 	err := k.do(p)
+	if err != nil {
+		p.abandon(k.ctx)
+	}
 	if k.class.Kind == Pin {
 		p.prepared.stale = true
 	}
 	if k.class.Kind == Pin && p.track != nil && mentions(k.sql, "session_track") {
 		p.track.follow.lost = true // it may have ended the reports
+	}
+	return err
+}
+
+// runTimed is run for a read whose time counts in the choice of a replica, if
+// there is a choice.
+func (k *call) runTimed(p *physical, reason string, timed bool) error {
+	if !timed {
+		return k.run(p, reason)
+	}
+	begun := time.Now()
+	err := k.run(p, reason)
+	if err == nil {
+		p.pool.node.latency.observe(time.Since(begun))
 	}
 	return err
 }

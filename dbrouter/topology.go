@@ -117,7 +117,8 @@ type snapshot struct {
 	dialect  dialect // of the primary
 	proof    bool    // the primary records positions
 	replicas []*node // to be read from
-	statuses []NodeStatus
+	nodes    []*node
+	statuses []NodeStatus  // of nodes
 	changed  chan struct{} // closed when there is a newer one
 }
 
@@ -129,7 +130,7 @@ func (s *snapshot) within(h hint) []*node {
 	}
 	var out []*node
 	for _, n := range s.replicas {
-		if st := s.statuses[n.index]; st.LagKnown && st.Lag <= h.stale {
+		if st := s.statuses[slices.Index(s.nodes, n)]; st.LagKnown && st.Lag <= h.stale {
 			out = append(out, n)
 		}
 	}

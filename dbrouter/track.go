@@ -32,7 +32,9 @@ type tracker struct {
 
 	begun bool // the handshake response has been sent
 	on    bool // the server reports
-	out   int  // bytes of the packet being written still to come
+	// thread is the server's number for the connection, 0 if it is not known.
+	thread uint32
+	out    int // bytes of the packet being written still to come
 	// err is why the handshake failed, where the driver would only know that it
 	// did.
 	err error
@@ -102,6 +104,7 @@ func (t *tracker) pass(b []byte) (int, error) {
 // request for reports in it, and TLS before it if that is wanted.
 func (t *tracker) start(b []byte) (int, error) {
 	g, ok := parseGreeting(t.follow.greeting)
+	t.thread = g.thread
 	known := ok && g.caps&cap41 != 0 && len(b) >= 4+32 && b[3] == 1
 	if !known {
 		if t.tls != nil {

@@ -122,7 +122,7 @@ func testTracking(t *testing.T, r *Router, rec *record) {
 			t.Errorf("%s: the session has %q, the server %q, and before %q", w.sql, s.at.text, after, before)
 		}
 	}
-	if !tracked(r.nodes[0]) {
+	if !tracked(r.nodes()[0]) {
 		t.Error("the server's reports have been lost")
 	}
 	// Many at a time: each sees its own, on the replica.
@@ -181,7 +181,7 @@ func TestTLSIsStrict(t *testing.T) {
 			t.Errorf("%s: cipher %q, %v", name, cipher, err)
 		}
 		// The driver's own TLS cannot be looked into.
-		if got := tracked(r.nodes[0]); got != (name == "skip-verify") {
+		if got := tracked(r.nodes()[0]); got != (name == "skip-verify") {
 			t.Errorf("%s: tracked %v", name, got)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
+
 	"github.com/palisade-go/palisade/dbrouter/mysqltest/mariadb"
 )
 
@@ -103,6 +105,17 @@ func testCancelAndClose(t *testing.T, c *mariadb.Cluster, _ *Router, _ *record) 
 			t.Errorf("a caller's cancellation counts against the node: %+v", s)
 		}
 	}
+	for _, n := range c.Nodes()[1:] {
+		connector, err := mysql.NewConnector(n.AdminConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		admin := sql.OpenDB(connector)
+		defer admin.Close()
+		until(t, "the server has ended the cancelled read", func() bool {
+			return one[int](t, admin, "SELECT COUNT(*) FROM information_schema.processlist WHERE info = 'SELECT SLEEP(30)'") == 0
+		})
+	}
 	// All connections in use: the next statement waits for one, or for its end.
 	var held []*sql.Rows
 	for range 2 {
@@ -137,7 +150,7 @@ func testCancelAndClose(t *testing.T, c *mariadb.Cluster, _ *Router, _ *record) 
 			}
 		})
 	}
-	until(t, "statements run", func() bool { return len(r.nodes[0].pool.slots) == 2 })
+	until(t, "statements run", func() bool { return len(r.nodes()[0].pool.slots) == 2 })
 	time.Sleep(20 * time.Millisecond)
 	begun := time.Now()
 	if err := r.Close(); err != nil {
