@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/palisade-go/palisade/dbrouter/mysqltest"
 	"github.com/palisade-go/palisade/dbrouter/mysqltest/mariadb"
 	"github.com/palisade-go/palisade/internal/testcert"
 )
@@ -184,5 +186,31 @@ func TestTLSIsStrict(t *testing.T) {
 		if got := tracked(r.nodes()[0]); got != (name == "skip-verify") {
 			t.Errorf("%s: tracked %v", name, got)
 		}
+	}
+}
+
+// TestTrackWithCachingSHA2: MySQL's usual way to log in, in the router's own TLS:
+// the first login gives the password away, which the driver does only where it
+// takes the connection for safe.
+func TestTrackWithCachingSHA2(t *testing.T) {
+	ca := testcert.NewCA(t)
+	cert := ca.Issue(testcert.Leaf{Names: []string{"127.0.0.1"}})
+	s, err := mysqltest.New(mysqltest.Config{Handler: new(number), AuthPlugin: "caching_sha2_password",
+		TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, encrypted := range []bool{false, true} {
+		conf := s.Config()
+		if encrypted {
+			conf.TLS = &tls.Config{RootCAs: ca.Pool(), ServerName: "127.0.0.1"}
+		}
+		r, _ := open(t, Config{Nodes: []Node{{Name: "db1", Config: conf}}, Consistency: PerSession})
+		mustExec(t, r.DB(), update)
+		if !tracked(r.nodes()[0]) {
+			t.Errorf("TLS %v: the server's reports are not read", encrypted)
+		}
+		r.Close()
 	}
 }

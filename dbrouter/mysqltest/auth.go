@@ -1,10 +1,13 @@
 package mysqltest
 
 import (
+	"bufio"
 	"crypto/rand"
 	"crypto/sha1"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/binary"
+	"net"
 	"time"
 )
 
@@ -15,6 +18,7 @@ const (
 	capLongFlag       = 1 << 2
 	capConnectWithDB  = 1 << 3
 	capProtocol41     = 1 << 9
+	capTLS            = 1 << 11
 	capTransactions   = 1 << 13
 	capSecureConn     = 1 << 15
 	capMultiResults   = 1 << 17
@@ -31,7 +35,8 @@ const (
 )
 
 const (
-	nativePassword = "mysql_native_password"
+	nativePassword  = "mysql_native_password"
+	cachingPassword = "caching_sha2_password"
 	// handshakeTime bounds the time a client may take to log in.
 	handshakeTime = 10 * time.Second
 	// handshakeBytes bounds a packet of a client that has not logged in.
@@ -53,7 +58,7 @@ type login struct {
 func (c *conn) greet() error {
 	c.SetDeadline(time.Now().Add(handshakeTime))
 	scramble := newScramble()
-	c.write(greeting(c.s.conf.Version, c.id, scramble))
+	c.write(c.s.greeting(c.id, scramble))
 	if err := c.flush(); err != nil {
 		return err
 	}
@@ -61,19 +66,24 @@ func (c *conn) greet() error {
 	if err != nil {
 		return err
 	}
+	if c.s.conf.TLS != nil && isTLSRequest(payload) {
+		if payload, err = c.encrypt(); err != nil {
+			return err
+		}
+	}
 	l, err := parseLogin(payload)
 	if err != nil {
 		c.sendError(errorf(1043, "08S01", "Bad handshake"))
 		c.flush()
 		return err
 	}
-	if l.plugin != "" && l.plugin != nativePassword {
+	if l.plugin != "" && l.plugin != c.s.conf.AuthPlugin {
 		if l.proof, err = c.switchAuth(scramble); err != nil {
 			return err
 		}
 	}
 	c.caps = l.caps & capServer
-	if err := c.s.authenticate(l, scramble); err != nil {
+	if err := c.authenticate(l, scramble); err != nil {
 		c.sendError(asError(err))
 		c.flush()
 		return err
@@ -86,7 +96,7 @@ func (c *conn) greet() error {
 
 // switchAuth asks a client that began with another method to use ours.
 func (c *conn) switchAuth(scramble []byte) ([]byte, error) {
-	b := append([]byte{0xfe}, nativePassword...)
+	b := append([]byte{0xfe}, c.s.conf.AuthPlugin...)
 	b = append(append(append(b, 0), scramble...), 0)
 	c.write(b)
 	if err := c.flush(); err != nil {
@@ -106,17 +116,50 @@ func newScramble() []byte {
 }
 
 // greeting is the server's first packet, HandshakeV10.
-func greeting(version string, id uint32, scramble []byte) []byte {
-	b := append([]byte{10}, version...)
+func (s *Server) greeting(id uint32, scramble []byte) []byte {
+	caps := uint32(capServer)
+	if s.conf.TLS != nil {
+		caps |= capTLS
+	}
+	b := append([]byte{10}, s.conf.Version...)
 	b = binary.LittleEndian.AppendUint32(append(b, 0), id)
 	b = append(append(b, scramble[:8]...), 0)
-	b = append(b, capServer&0xff, capServer>>8&0xff, utf8mb4)
+	b = append(b, byte(caps), byte(caps>>8), utf8mb4)
 	b = binary.LittleEndian.AppendUint16(b, statusAutocommit)
-	b = append(b, capServer>>16&0xff, capServer>>24&0xff, byte(len(scramble)+1))
+	b = append(b, byte(caps>>16), byte(caps>>24), byte(len(scramble)+1))
 	b = append(b, make([]byte, 10)...)
 	b = append(append(b, scramble[8:]...), 0)
-	return append(append(b, nativePassword...), 0)
+	return append(append(b, s.conf.AuthPlugin...), 0)
 }
+
+// isTLSRequest recognises the head of a handshake response that stands alone,
+// and asks for TLS before the rest.
+func isTLSRequest(payload []byte) bool {
+	return len(payload) == 4+4+1+23 && binary.LittleEndian.Uint32(payload)&capTLS != 0
+}
+
+// encrypt does TLS and reads the handshake response under it.
+func (c *conn) encrypt() ([]byte, error) {
+	// What the client sent after its request may be in the reader already.
+	t := tls.Server(buffered{c.Conn, c.r}, c.s.conf.TLS)
+	if err := t.Handshake(); err != nil {
+		return nil, err
+	}
+	c.tls = true
+	c.r, c.w = bufio.NewReader(t), bufio.NewWriterSize(t, 16<<10)
+	return c.read(handshakeBytes)
+}
+
+// buffered is a connection of which some bytes have been read already.
+type buffered struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (b buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
+
+// NetConn returns the connection below.
+func (b buffered) NetConn() net.Conn { return b.Conn }
 
 // parseLogin reads the packet HandshakeResponse41.
 func parseLogin(payload []byte) (login, error) {
@@ -147,13 +190,19 @@ func parseLogin(payload []byte) (login, error) {
 	return l, nil
 }
 
-// authenticate checks the proof of mysql_native_password. An unknown user takes
-// as long as a wrong password.
-func (s *Server) authenticate(l login, scramble []byte) error {
-	password, known := s.conf.Users[l.user]
-	ok := subtle.ConstantTimeCompare(nativeProof(password, scramble), l.proof) == 1
-	if known && ok {
-		return nil
+// authenticate checks the client's proof. An unknown user takes as long as a
+// wrong password.
+func (c *conn) authenticate(l login, scramble []byte) error {
+	password, known := c.s.conf.Users[l.user]
+	var ok bool
+	var err error
+	if c.s.conf.AuthPlugin == cachingPassword {
+		ok, err = c.cachingAuth(l, password, scramble)
+	} else {
+		ok = subtle.ConstantTimeCompare(nativeProof(password, scramble), l.proof) == 1
+	}
+	if err != nil || known && ok {
+		return err
 	}
 	using := "YES"
 	if len(l.proof) == 0 {

@@ -1,6 +1,7 @@
 package mysqltest
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +40,13 @@ type Config struct {
 	// version without "MariaDB" in it, such as "8.0.36", makes the server answer
 	// as MySQL does.
 	Version string
+	// TLS makes the server offer TLS, without asking for it. Nil means none. It is
+	// cloned.
+	TLS *tls.Config
+	// AuthPlugin is how accounts log in: "mysql_native_password" or
+	// "caching_sha2_password", MySQL's default, of which the first login of an
+	// account takes more round trips. Empty means the former.
+	AuthPlugin string
 	// ServerID is the number in the server's GTIDs. Zero means its port.
 	ServerID uint32
 	// ReadOnly is the state of read_only after a start and a restart.
@@ -94,6 +102,19 @@ func (c Config) settle() (Config, error) {
 	}
 	if c.Version[0] < '0' || c.Version[0] > '9' || len(c.Version) > 60 || strings.ContainsRune(c.Version, 0) {
 		mistake("Version is %q, want a digit first and 60 bytes at most", c.Version)
+	}
+	if c.TLS != nil {
+		c.TLS = c.TLS.Clone()
+		if len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil && c.TLS.GetConfigForClient == nil {
+			mistake("TLS has no certificate, want one")
+		}
+	}
+	switch c.AuthPlugin {
+	case "":
+		c.AuthPlugin = nativePassword
+	case nativePassword, cachingPassword:
+	default:
+		mistake("AuthPlugin is %q, want %s or %s", c.AuthPlugin, nativePassword, cachingPassword)
 	}
 	if c.Lag < 0 {
 		mistake("Lag is %v, want zero or more", c.Lag)

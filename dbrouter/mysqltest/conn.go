@@ -38,6 +38,7 @@ type conn struct {
 	s        *Server
 	id       uint32
 	caps     uint32
+	tls      bool
 	user     string // the account
 	database string
 	ctx      context.Context // ends when the connection is cut

@@ -50,9 +50,9 @@
 //
 // A write is recognised by its first keyword, not by a parser. The handler's
 // effects are not undone by ROLLBACK unless [Config.Transactions] is set and the
-// handler does it. There are no savepoints, no TLS, no compression, no multi-statement, no LOAD
+// handler does it. There are no savepoints, no compression, no multi-statement, no LOAD
 // DATA LOCAL, no cursor, no packet of 16 MiB or more, and no authentication but
-// mysql_native_password. Any account may do anything, KILL and SET GLOBAL
+// mysql_native_password and caching_sha2_password. Any account may do anything, KILL and SET GLOBAL
 // included, and read_only binds every account. With a MySQL version there are no
 // GTIDs to see. A query goes on when its client has gone, as on a real server:
 // KILL QUERY ends it.

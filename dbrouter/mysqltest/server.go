@@ -2,6 +2,7 @@ package mysqltest
 
 import (
 	"context"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,6 +48,8 @@ type Server struct {
 	life     sync.Mutex
 	running  atomic.Bool
 	readOnly atomic.Bool
+	key      func() (*rsa.PrivateKey, error)
+	loggedIn sync.Map                      // accounts that caching_sha2_password has seen
 	paused   atomic.Pointer[chan struct{}] // closed by Resume; nil if not paused
 	wg       sync.WaitGroup
 
@@ -66,7 +69,7 @@ func New(conf Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{conf: conf, logger: conf.Logger, writes: make(chan struct{}, 1), conns: make(map[uint32]*conn)}
+	s := &Server{conf: conf, logger: conf.Logger, writes: make(chan struct{}, 1), key: sync.OnceValues(newKey), conns: make(map[uint32]*conn)}
 	ln, err := listen(conf.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("mysqltest: %w", err)
