@@ -16,34 +16,38 @@ const (
 // nothing has to be evicted. It takes no lock.
 type cache struct {
 	seed  maphash.Seed
+	deny  map[string]bool // by digest; never changed
 	slots [cacheSlots]atomic.Pointer[cached]
 }
 
 type cached struct {
 	sql string
 	Classification
-	hint hintKind
+	hint   hintKind
+	denied bool
 }
 
-func newCache() *cache { return &cache{seed: maphash.MakeSeed()} }
+func newCache(deny map[string]bool) *cache { return &cache{seed: maphash.MakeSeed(), deny: deny} }
 
-func (c *cache) classify(sql string) (Classification, hintKind) {
+func (c *cache) classify(sql string) (class Classification, hint hintKind, denied bool) {
 	if len(sql) > cacheMaxText {
-		return Classify(sql), commentHint(sql)
+		return Classify(sql), commentHint(sql), c.denies(sql)
 	}
 	slot := c.slot(sql)
 	if e := slot.Load(); e != nil && e.sql == sql {
-		return e.Classification, e.hint
+		return e.Classification, e.hint, e.denied
 	}
-	class, hint := Classify(sql), commentHint(sql)
-	slot.Store(&cached{strings.Clone(sql), class, hint})
-	return class, hint
+	class, hint, denied = Classify(sql), commentHint(sql), c.denies(sql)
+	slot.Store(&cached{strings.Clone(sql), class, hint, denied})
+	return class, hint, denied
 }
+
+func (c *cache) denies(sql string) bool { return len(c.deny) > 0 && c.deny[Digest(sql)] }
 
 // learn remembers what the server knows better.
 func (c *cache) learn(sql string, class Classification) {
 	if len(sql) <= cacheMaxText {
-		c.slot(sql).Store(&cached{strings.Clone(sql), class, commentHint(sql)})
+		c.slot(sql).Store(&cached{strings.Clone(sql), class, commentHint(sql), c.denies(sql)})
 	}
 }
 

@@ -182,7 +182,7 @@ func TestOthers(t *testing.T) {
 }
 
 func TestClassifyDoesNotAllocate(t *testing.T) {
-	c := newCache()
+	c := newCache(nil)
 	for _, sql := range reads {
 		if n := testing.AllocsPerRun(10, func() { Classify(sql) }); n != 0 {
 			t.Errorf("%s: %v allocations", sql, n)
@@ -195,7 +195,7 @@ func TestClassifyDoesNotAllocate(t *testing.T) {
 }
 
 func TestCache(t *testing.T) {
-	c := newCache()
+	c := newCache(nil)
 	// More statements than slots: every answer must still be the statement's own.
 	for round := range 2 {
 		for i := range 3 * cacheSlots {
@@ -203,18 +203,18 @@ func TestCache(t *testing.T) {
 			if i%2 == 1 {
 				sql, want = sql+" FOR UPDATE", Write
 			}
-			if got, _ := c.classify(sql); got.Kind != want {
+			if got, _, _ := c.classify(sql); got.Kind != want {
 				t.Fatalf("round %d: %.80s is %v, want %v", round, sql, got.Kind, want)
 			}
 		}
 	}
 	long := "SELECT '" + strings.Repeat("x", cacheMaxText) + "'"
 	c.learn(long, Classification{Pin, "test"})
-	if got, _ := c.classify(long); got.Kind != Read {
+	if got, _, _ := c.classify(long); got.Kind != Read {
 		t.Errorf("a long statement was cached: %v", got)
 	}
 	c.learn("SELECT 1", Classification{Write, "test"})
-	if got, _ := c.classify("SELECT 1"); got.Kind != Write || got.Reason != "test" {
+	if got, _, _ := c.classify("SELECT 1"); got.Kind != Write || got.Reason != "test" {
 		t.Errorf("what was learned is forgotten: %v", got)
 	}
 }
@@ -273,7 +273,7 @@ func BenchmarkClassify(b *testing.B) {
 				Classify(c.sql)
 			}
 		})
-		cache := newCache()
+		cache := newCache(nil)
 		b.Run(c.name+"/cached", func(b *testing.B) {
 			for b.Loop() {
 				cache.classify(c.sql)

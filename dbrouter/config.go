@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,10 @@ const (
 	defaultWaitLimit     = 100 * time.Millisecond
 	defaultMaxConns      = 64
 	defaultBufferMax     = 1000
+	defaultMaxWaiting    = 10000
+	defaultEjectAfter    = 5
+	defaultEjectFor      = 10 * time.Second
+	defaultSlowAfter     = time.Second
 	defaultSlowStart     = 10 * time.Second
 	maxWeight            = 1000
 	maxNodes             = 64
@@ -92,6 +97,28 @@ type Config struct {
 	// of the reads, from a tenth, so that its caches fill. A replica that is the
 	// only one gets all of them. Zero means 10 s, less than zero none.
 	SlowStart time.Duration
+	// EjectAfter is how many reads in a row a replica may fail, by losing their
+	// connections or by not taking any, before it is ejected for EjectFor, even if
+	// it answers the looks at it. Zero means 5, less than zero never.
+	EjectAfter int
+	// EjectFor is how long an ejected replica is not read from; it comes back with
+	// a slow start. Zero means 10 s.
+	EjectFor time.Duration
+	// Deny are statements that are not to be done, whatever values they have in
+	// them: one is refused with [ErrDenied] if its [Digest] is that of one of
+	// these. It keeps a costly statement away; it is no guard against who wants to
+	// get around it. Nil means none.
+	Deny []string
+	// OutcomeTable is a table in which [Router.Tx] leaves a row for each
+	// transaction that is not read-only, and which makes it exactly-once: if the
+	// answer to a COMMIT is lost, the row tells whether it was done. It must be
+	//
+	//	CREATE TABLE outcomes (token CHAR(32) PRIMARY KEY, committed TINYINT NOT NULL,
+	//		at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP) ENGINE=InnoDB
+	//
+	// and rows older than any transaction lasts may be deleted. The name may have
+	// a database before it. Empty means none.
+	OutcomeTable string
 	// TokenKeys sign the tokens of a [Session], and check them: the first signs,
 	// all are accepted, so that a key can be replaced. Each has 16 bytes at least.
 	// Routers with a key in common accept each other's tokens. Nil means a random
@@ -100,6 +127,11 @@ type Config struct {
 	// OnStatement, if not nil, is called after each statement with the context
 	// of the caller. It must not block, and may be called concurrently.
 	OnStatement func(context.Context, Statement)
+	// OnSlow, if not nil, is called after each statement that took SlowAfter or
+	// longer, as OnStatement is, and after it.
+	OnSlow func(context.Context, Statement)
+	// SlowAfter is what OnSlow takes for slow. Zero means 1 s.
+	SlowAfter time.Duration
 	// OnStateChange, if not nil, is called when a node's role or state changes,
 	// one change at a time. It must not block, and must not call Close nor what
 	// changes the nodes.
@@ -118,10 +150,14 @@ type Node struct {
 	// is silenced. Net must be tcp, tcp4, tcp6 or unix unless DialFunc is set.
 	Config *mysql.Config
 	// MaxConns bounds the connections for statements. Zero means 64. A statement
-	// that finds all in use waits for one until its context ends. A sql.Conn
+	// that finds all in use waits for one until its context ends; see MaxWaiting. A sql.Conn
 	// that is checked out keeps the last one of each role. The router has up
 	// to four more connections per node, for what it asks itself.
 	MaxConns int
+	// MaxWaiting bounds the statements that wait for a connection; more of them
+	// fail at once with [ErrBusy], or, if they are reads, go to another node. Zero
+	// means 10000.
+	MaxWaiting int
 	// Weight is the node's share of the reads, compared with other replicas that
 	// are as fast. Zero means 1; 1000 is the most.
 	Weight int
@@ -155,6 +191,8 @@ func (c Config) check() (Config, error) {
 		{"MaxLag", &c.MaxLag, defaultMaxLag, 0},
 		{"CheckInterval", &c.CheckInterval, defaultCheckInterval, time.Millisecond},
 		{"WaitLimit", &c.WaitLimit, defaultWaitLimit, time.Millisecond},
+		{"EjectFor", &c.EjectFor, defaultEjectFor, time.Millisecond},
+		{"SlowAfter", &c.SlowAfter, defaultSlowAfter, 0},
 	} {
 		switch {
 		case *d.value == 0:
@@ -178,6 +216,20 @@ func (c Config) check() (Config, error) {
 	if c.BufferMax < 0 || c.BufferMax > 1<<20 {
 		bad("Config.BufferMax is %d, want 0 to 1048576", c.BufferMax)
 		c.BufferMax = 0
+	}
+	if c.OutcomeTable != "" {
+		if err := tableName(c.OutcomeTable); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if c.EjectAfter == 0 {
+		c.EjectAfter = defaultEjectAfter
+	}
+	c.Deny = slices.Clone(c.Deny)
+	for i, d := range c.Deny {
+		if digest := Digest(d); digest == "" || strings.HasSuffix(digest, "…") {
+			bad("Config.Deny[%d] is %q, want a statement that can be read without a server", i, d)
+		}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -218,6 +270,12 @@ func (n Node) check() (Node, error) {
 	}
 	if n.MaxConns == 0 {
 		n.MaxConns = defaultMaxConns
+	}
+	if n.MaxWaiting < 0 || n.MaxWaiting > 1<<20 {
+		return n, fmt.Errorf("field MaxWaiting is %d, want 0 to 1048576", n.MaxWaiting)
+	}
+	if n.MaxWaiting == 0 {
+		n.MaxWaiting = defaultMaxWaiting
 	}
 	if n.Weight < 0 || n.Weight > maxWeight {
 		return n, fmt.Errorf("field Weight is %d, want 0 to %d", n.Weight, maxWeight)

@@ -26,6 +26,10 @@
 //     [OutcomeOf] says what has become of a statement that failed.
 //   - [Router.AddNode], [Router.RemoveNode], [Router.Drain] and [Router.Resume]
 //     change the nodes while the Router runs.
+//   - [Router.Check] looks once, at the start, for what is wrong with the servers
+//     and the account, and says how to mend it.
+//   - [Digest] is what statements have in common that differ in their values: the
+//     key for metrics by statement in OnStatement and OnSlow, and of Config.Deny.
 //   - [Classify] is the decision by itself, pure, for tests and tools;
 //     [Router.Explain] says where it leads to now.
 //
@@ -68,7 +72,8 @@
 // in proportion to Node.Weight and to the inverse square of what a read takes
 // there, by its latest reads and those that it is doing. A replica that comes
 // back gets a tenth of its share at first, and all of it after
-// Config.SlowStart.
+// Config.SlowStart. One that fails EjectAfter reads in a row is ejected for
+// EjectFor.
 //
 // # What is repeated
 //

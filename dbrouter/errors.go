@@ -20,6 +20,11 @@ var (
 	// that the primary does not have: an acknowledged write was lost in a
 	// failover, or the primary is not of the history that the session knows.
 	ErrWriteLost = errors.New("dbrouter: an acknowledged write is not on the primary")
+	// ErrDenied is wrapped by the error of a statement that Config.Deny forbids.
+	ErrDenied = errors.New("dbrouter: the statement is on the deny-list")
+	// ErrBusy is wrapped by the error of a statement for a node whose connections
+	// are all in use, and on which Node.MaxWaiting statements wait already.
+	ErrBusy = errors.New("dbrouter: too many statements wait for a connection")
 	// ErrClosed is wrapped by the error of everything done after Close.
 	ErrClosed = errors.New("dbrouter: the router is closed")
 )

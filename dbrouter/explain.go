@@ -44,7 +44,7 @@ func (e Explanation) String() string {
 // Explain says where a statement would go if it was done now, outside a
 // transaction and a pinned session, and why. It asks no server.
 func (r *Router) Explain(ctx context.Context, sql string) Explanation {
-	class, comment := r.cache.classify(sql)
+	class, comment, denied := r.cache.classify(sql)
 	s := r.monitor.now.Load()
 	e := Explanation{Classification: class, Role: Primary, Why: class.Reason}
 	if s.primary != nil {
@@ -52,6 +52,9 @@ func (r *Router) Explain(ctx context.Context, sql string) Explanation {
 	}
 	h := hinted(ctx, comment)
 	switch {
+	case denied:
+		e.Nodes, e.Why = nil, "Config.Deny forbids it"
+		return e
 	case class.Kind == Same:
 		e.Why = class.Reason + ", so on the connection of that one"
 		return e

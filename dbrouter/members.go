@@ -16,7 +16,7 @@ func (r *Router) newNode(index int, conf Node) (*node, error) {
 	n := &node{index: index, name: conf.Name, addr: conf.Config.Addr, zone: conf.Zone, weight: conf.Weight,
 		target: conf.Config.Net + " " + conf.Config.Addr, check: make(chan struct{}, 1)}
 	var err error
-	if n.pool, err = newPool(n, conf.Config, conf.MaxConns, conf.Statements, r.done); err != nil {
+	if n.pool, err = newPool(n, conf, r.done); err != nil {
 		return nil, err
 	}
 	n.waits, n.kills = newWaits(n), newKills(n)

@@ -132,6 +132,20 @@ func (m *monitor) drain(n *node, on bool) {
 	m.refresh(n)
 }
 
+// failed counts a read that a replica has failed, and ejects it after several.
+func (m *monitor) failed(n *node) {
+	if m.conf.EjectAfter < 0 || int(n.failures.Add(1)) < m.conf.EjectAfter {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n.failures.Store(0)
+	n.ejected = time.Now().Add(m.conf.EjectFor)
+	if slices.Contains(m.nodes, n) {
+		m.refresh(n)
+	}
+}
+
 // refresh makes a new snapshot, because something about a node is new. mu must
 // be held.
 func (m *monitor) refresh(n *node) {
@@ -152,6 +166,9 @@ func (m *monitor) refresh(n *node) {
 			if role == Primary {
 				next.reason = n.name + ", the primary, is drained"
 			}
+		}
+		if role == Replica && state == Up && time.Now().Before(n.ejected) {
+			state, why = Ejected, "it has failed reads"
 		}
 		next.statuses[i] = NodeStatus{Name: n.name, Addr: n.addr, Zone: n.zone, Role: role, State: state, LastError: why,
 			Lag: views[i].lag, LagKnown: views[i].lagKnown}

@@ -54,6 +54,9 @@ const (
 	Down
 	// Draining: [Router.Drain] was called. It finishes what it does.
 	Draining
+	// Ejected: a replica that answers, but fails reads; see Config.EjectAfter. It
+	// is not read from.
+	Ejected
 )
 
 func (s State) String() string {
@@ -70,6 +73,8 @@ func (s State) String() string {
 		return "down"
 	case Draining:
 		return "draining"
+	case Ejected:
+		return "ejected"
 	}
 	return "unknown"
 }
@@ -78,7 +83,7 @@ func (s State) String() string {
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalText reads what MarshalText returns.
-func (s *State) UnmarshalText(text []byte) error { return parseText(s, text, StateUnknown, Draining) }
+func (s *State) UnmarshalText(text []byte) error { return parseText(s, text, StateUnknown, Ejected) }
 
 // parseText finds the value between first and last whose text it is.
 func parseText[T interface {
@@ -150,6 +155,7 @@ type node struct {
 	cancel context.CancelFunc
 
 	latency   latency
+	failures  atomic.Int32 // of reads, in a row
 	warmSince atomic.Int64 // Unix time in ns at which a slow start began; 0: none
 
 	// The monitor's mu guards what follows.
@@ -157,7 +163,8 @@ type node struct {
 	known    Role // the last one that was known; a node that is down has one too
 	status   NodeStatus
 	draining bool
-	cold     bool // it was added later: its first use is a slow start
+	ejected  time.Time // until when
+	cold     bool      // it was added later: its first use is a slow start
 }
 
 // lookNow asks the monitor for an immediate look.

@@ -8,7 +8,7 @@ import (
 
 func TestNodeStatusJSON(t *testing.T) {
 	for role := RoleUnknown; role <= Replica; role++ {
-		for state := StateUnknown; state <= Draining; state++ {
+		for state := StateUnknown; state <= Ejected; state++ {
 			in := NodeStatus{Name: "a", Addr: "h:1", Role: role, State: state, Lag: time.Second, LagKnown: true, LastError: "x", Connections: 2}
 			data, err := json.Marshal(in)
 			if err != nil {

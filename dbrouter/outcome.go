@@ -54,7 +54,7 @@ func OutcomeOf(err error) Outcome {
 	switch {
 	case err == nil:
 		return Committed
-	case errors.Is(err, ErrNoPrimary), errors.Is(err, ErrNoNode), errors.Is(err, ErrClosed):
+	case errors.Is(err, ErrNoPrimary), errors.Is(err, ErrNoNode), errors.Is(err, ErrClosed), errors.Is(err, ErrDenied), errors.Is(err, ErrBusy):
 		return NotSent
 	}
 	if _, ok := errors.AsType[*NodeError](err); ok {
@@ -95,26 +95,36 @@ const (
 // as CREATE TABLE.
 //
 // If the answer to the COMMIT is lost, the transaction is not repeated, because
-// it may have been done: [OutcomeOf] the error is Unknown.
+// it may have been done: [OutcomeOf] the error is Unknown. With
+// Config.OutcomeTable the primary is asked, and the transaction repeated if it
+// was not done: then Tx does it exactly once, as long as no acknowledged write is
+// lost in a failover; the error is Unknown only if nobody could be asked, or if
+// the context has ended.
 func (r *Router) Tx(ctx context.Context, opts *sql.TxOptions, f func(*sql.Tx) error) error {
 	wait := txFirstWait
 	for try := 1; ; try++ {
 		again, err := r.tryTx(ctx, opts, f)
-		if !again || try == txTries || ctx.Err() != nil {
+		if !again || try == txTries || !r.pause(ctx, &wait) {
 			return err
 		}
-		pause := time.NewTimer(wait/2 + rand.N(wait/2))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-		case <-r.done:
-		}
-		pause.Stop()
-		if ctx.Err() != nil || r.closed() {
-			return err
-		}
-		wait = min(2*wait, txMostWait)
 	}
+}
+
+// pause waits before the next try, longer each time. It says no if there is to
+// be none.
+func (r *Router) pause(ctx context.Context, wait *time.Duration) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	pause := time.NewTimer(*wait/2 + rand.N(*wait/2))
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-ctx.Done():
+	case <-r.done:
+	}
+	*wait = min(2**wait, txMostWait)
+	return ctx.Err() == nil && !r.closed()
 }
 
 // tryTx does it once. It says whether another try may help.
@@ -124,6 +134,15 @@ func (r *Router) tryTx(ctx context.Context, opts *sql.TxOptions, f func(*sql.Tx)
 		return transient(err), err
 	}
 	defer tx.Rollback() // also if f panics; after the end it does nothing
+	var row outcomeRow
+	if r.conf.OutcomeTable != "" && (opts == nil || !opts.ReadOnly) {
+		if row, err = newOutcomeRow(r.conf.OutcomeTable); err != nil {
+			return false, err
+		}
+		if _, err := tx.ExecContext(ctx, row.insert(true)); err != nil {
+			return transient(err), err
+		}
+	}
 	if err := f(tx); err != nil {
 		// Nothing was committed, whatever has been lost.
 		return transient(err), err
@@ -134,6 +153,17 @@ func (r *Router) tryTx(ctx context.Context, opts *sql.TxOptions, f func(*sql.Tx)
 		return false, nil
 	case RolledBack:
 		return transient(err), err
+	}
+	if row.token != "" && ctx.Err() == nil {
+		done, why := r.committed(ctx, row)
+		switch {
+		case why != nil:
+			err = errors.Join(err, why)
+		case done:
+			return false, nil
+		default:
+			return true, err
+		}
 	}
 	return false, fmt.Errorf("dbrouter: the outcome of COMMIT is not known: %w", err)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -47,8 +48,11 @@ type pool struct {
 	node  *node
 	open  func(context.Context) (driver.Conn, *tracker, error)
 	slots chan struct{} // one for each connection in use
-	stmts int           // kept prepared per connection
-	done  <-chan struct{}
+	// waiting counts those that wait for a slot; queue is the most.
+	waiting atomic.Int32
+	queue   int32
+	stmts   int // kept prepared per connection
+	done    <-chan struct{}
 
 	mu         sync.Mutex // guards what follows
 	idle       []*physical
@@ -58,12 +62,12 @@ type pool struct {
 	parked     bool // connections that come back are closed
 }
 
-func newPool(n *node, conf *mysql.Config, max, stmts int, done <-chan struct{}) (*pool, error) {
-	connector, err := mysql.NewConnector(conf)
+func newPool(n *node, c Node, done <-chan struct{}) (*pool, error) {
+	connector, err := mysql.NewConnector(c.Config)
 	if err != nil {
 		return nil, fmt.Errorf("dbrouter: node %s: %w", n.name, err)
 	}
-	limit := conf.Timeout
+	limit := c.Config.Timeout
 	open := func(ctx context.Context) (driver.Conn, *tracker, error) {
 		// The driver's Timeout covers the dialing only; a server may also fall
 		// silent in the handshake.
@@ -80,7 +84,7 @@ func newPool(n *node, conf *mysql.Config, max, stmts int, done <-chan struct{}) 
 		}
 		return conn, track, err
 	}
-	return &pool{node: n, open: open, slots: make(chan struct{}, max), stmts: stmts, done: done, all: make(map[*physical]struct{})}, nil
+	return &pool{node: n, open: open, slots: make(chan struct{}, c.MaxConns), queue: int32(c.MaxWaiting), stmts: c.Statements, done: done, all: make(map[*physical]struct{})}, nil
 }
 
 // errPoolBusy is what acquire returns if it may not wait and would have to.
@@ -95,6 +99,11 @@ func (l *pool) acquire(ctx context.Context, readOnly, fresh, wait bool) (*physic
 		if !wait {
 			return nil, errPoolBusy
 		}
+		if l.waiting.Add(1) > l.queue {
+			l.waiting.Add(-1)
+			return nil, fmt.Errorf("%w: %d on node %s", ErrBusy, l.queue, l.node.name)
+		}
+		defer l.waiting.Add(-1)
 		select {
 		case l.slots <- struct{}{}:
 		case <-ctx.Done():

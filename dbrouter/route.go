@@ -22,6 +22,9 @@ func (c *conn) route(k *call) error {
 	if err := k.ctx.Err(); err != nil {
 		return err
 	}
+	if k.denied {
+		return ErrDenied
+	}
 	var err error
 	switch {
 	case c.tx != nil:
@@ -163,11 +166,15 @@ func (c *conn) read(k *call) error {
 				return c.readOnPrimary(k, reason, want)
 			}
 			k.tries++
+			c.r.monitor.failed(n)
 			continue
 		}
 		err = k.runTimed(p, "read", len(s.replicas) > 1)
 		switch {
 		case err == nil:
+			if n.failures.Load() != 0 {
+				n.failures.Store(0)
+			}
 			return nil
 		case refused(err):
 			// The classifier was wrong; the safety net was not. Nothing has
@@ -178,6 +185,7 @@ func (c *conn) read(k *call) error {
 		case lost(k.ctx, p, err):
 			n.lookNow()
 			c.drop(p)
+			c.r.monitor.failed(n)
 		default:
 			c.settle(p, err)
 			return err

@@ -47,11 +47,24 @@ var (
 // lists everything wrong with the configuration. It does not wait for any node;
 // see [Router.Ready].
 func New(c Config) (*Router, error) {
+	r, err := build(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range r.nodes() {
+		r.start(n)
+	}
+	r.loops.Go(func() { r.positions.run(r.ctx) })
+	return r, nil
+}
+
+// build makes a Router that has not begun.
+func build(c Config) (*Router, error) {
 	c, err := c.check()
 	if err != nil {
 		return nil, err
 	}
-	r := &Router{conf: c, keys: c.TokenKeys, held: make(chan struct{}, c.BufferMax), cache: newCache(), done: make(chan struct{}),
+	r := &Router{conf: c, keys: c.TokenKeys, held: make(chan struct{}, c.BufferMax), cache: newCache(denyList(c.Deny)), done: make(chan struct{}),
 		balance: balance{zone: c.Zone, slowStart: c.SlowStart}}
 	var nodes []*node
 	for i, conf := range c.Nodes {
@@ -67,10 +80,6 @@ func New(c Config) (*Router, error) {
 	r.db = sql.OpenDB(connector{r})
 	r.db.SetMaxIdleConns(idleLogical)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	for _, n := range nodes {
-		r.start(n)
-	}
-	r.loops.Go(func() { r.positions.run(r.ctx) })
 	return r, nil
 }
 

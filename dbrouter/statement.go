@@ -36,6 +36,8 @@ type call struct {
 	class Classification
 	hint  hint
 	begun time.Time
+	// denied: Config.Deny forbids it.
+	denied bool
 	report
 
 	// What it takes to repeat a query.
@@ -48,8 +50,8 @@ type call struct {
 
 // call returns a statement that was classified.
 func (r *Router) call(ctx context.Context, sql string) *call {
-	class, comment := r.cache.classify(sql)
-	return &call{ctx: ctx, sql: sql, class: class, hint: hinted(ctx, comment), begun: time.Now()}
+	class, comment, denied := r.cache.classify(sql)
+	return &call{denied: denied, ctx: ctx, sql: sql, class: class, hint: hinted(ctx, comment), begun: time.Now()}
 }
 
 // report is what will be told about a call.
@@ -106,13 +108,19 @@ func mentions(sql, word string) bool {
 	return false
 }
 
-// tell calls OnStatement.
+// tell calls OnStatement and OnSlow.
 func (r *Router) tell(k *call, err error) {
-	if r.conf.OnStatement == nil {
+	if r.conf.OnStatement == nil && r.conf.OnSlow == nil {
 		return
 	}
-	r.conf.OnStatement(k.ctx, Statement{Node: k.node, Role: k.role, Reason: k.reason, SQL: k.sql,
-		Duration: time.Since(k.begun), Err: err, Retried: k.retried})
+	s := Statement{Node: k.node, Role: k.role, Reason: k.reason, SQL: k.sql,
+		Duration: time.Since(k.begun), Err: err, Retried: k.retried}
+	if r.conf.OnStatement != nil {
+		r.conf.OnStatement(k.ctx, s)
+	}
+	if r.conf.OnSlow != nil && s.Duration >= r.conf.SlowAfter {
+		r.conf.OnSlow(k.ctx, s)
+	}
 }
 
 // convert makes the arguments what the driver takes.

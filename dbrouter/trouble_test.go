@@ -60,7 +60,18 @@ func testStalled(t *testing.T, c *mariadb.Cluster, r *Router, _ *record) {
 
 // testPrivileges: an account that may not see the state of replication cannot
 // vouch for a replica's lag, but waiting for a position needs no privilege.
-func testPrivileges(t *testing.T, c *mariadb.Cluster, _ *Router, _ *record) {
+func testPrivileges(t *testing.T, c *mariadb.Cluster, shared *Router, _ *record) {
+	if err := shared.Check(t.Context()); err != nil {
+		t.Errorf("the application's account: %v", err)
+	}
+	strong := nodes(c)
+	for i, n := range c.Nodes() {
+		strong[i].Config = n.AdminConfig()
+	}
+	admin, _ := open(t, Config{Nodes: strong})
+	if err := admin.Check(t.Context()); err == nil || strings.Count(err.Error(), "so that read_only does not bind it") != len(strong) {
+		t.Errorf("the administrator's account: %v", err)
+	}
 	err := c.Nodes()[0].Exec(t.Context(), "CREATE USER small@'127.0.0.1' IDENTIFIED BY 'pw'", "GRANT SELECT ON app.* TO small@'127.0.0.1'")
 	if err != nil {
 		t.Fatal(err)
