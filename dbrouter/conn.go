@@ -133,7 +133,7 @@ func (c *conn) query(ctx context.Context, query string, args []driver.NamedValue
 
 func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (driver.Result, error) {
 	var result driver.Result
-	k := c.r.call(ctx, query)
+	k := new(c.r.call(ctx, query))
 	k.do = func(p *physical) (err error) {
 		result, err = execOn(ctx, p, query, args, prepare)
 		c.r.written(ctx, p, err == nil && k.class.Kind >= Write && c.tx == nil)
@@ -148,14 +148,10 @@ func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue,
 }
 
 func (c *conn) queryRows(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (*rows, error) {
-	k := c.r.call(ctx, query)
-	k.args, k.prepare = args, prepare
-	out := &rows{c: c, ctx: ctx, writes: k.class.Kind >= Write && c.tx == nil}
-	k.do = func(p *physical) (err error) {
-		out.Rows, out.stmt, err = queryOn(ctx, p, query, args, prepare)
-		out.p = p
-		return err
-	}
+	out := &rows{c: c, ctx: ctx, call: c.r.call(ctx, query)}
+	k := &out.call
+	k.args, k.prepare, k.rows = args, prepare, out
+	out.writes = k.class.Kind >= Write && c.tx == nil
 	err := final(c.route(k))
 	c.r.tell(k, err)
 	if err != nil {

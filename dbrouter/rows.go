@@ -21,10 +21,19 @@ type rows struct {
 	// written is known at the end of the rows.
 	ctx    context.Context
 	writes bool
+	// call is the query, here so that both are one piece of memory.
+	call call
 	// read is the query if it is a read by itself, nil in a transaction.
 	read *call
 	// again is read as long as the caller has seen no row.
 	again *call
+}
+
+// query runs the query on a connection.
+func (r *rows) query(p *physical) (err error) {
+	r.Rows, r.stmt, err = queryOn(r.ctx, p, r.call.sql, r.call.args, r.call.prepare)
+	r.p = p
+	return err
 }
 
 // typed returns the rows with the optional interfaces that the driver's have.
@@ -32,7 +41,7 @@ func (r *rows) typed() driver.Rows {
 	_, types := r.Rows.(driver.RowsColumnTypeScanType)
 	_, sets := r.Rows.(driver.RowsNextResultSet)
 	if types && sets {
-		return &typedRows{r}
+		return typedRows{r} // a pointer in itself: it costs no memory
 	}
 	return r
 }

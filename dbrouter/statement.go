@@ -44,14 +44,15 @@ type call struct {
 	args    []driver.NamedValue
 	prepare bool
 
-	// do runs the statement on a connection.
-	do func(*physical) error
+	// do runs the statement on a connection; rows does in its place, if not nil.
+	do   func(*physical) error
+	rows *rows
 }
 
 // call returns a statement that was classified.
-func (r *Router) call(ctx context.Context, sql string) *call {
+func (r *Router) call(ctx context.Context, sql string) call {
 	class, comment, denied := r.cache.classify(sql)
-	return &call{denied: denied, ctx: ctx, sql: sql, class: class, hint: hinted(ctx, comment), begun: time.Now()}
+	return call{denied: denied, ctx: ctx, sql: sql, class: class, hint: hinted(ctx, comment), begun: time.Now()}
 }
 
 // report is what will be told about a call.
@@ -71,7 +72,12 @@ func (k *call) run(p *physical, reason string) error {
 	}
 	k.retried = k.tries > 0
 	k.tries++
-	err := k.do(p)
+	var err error
+	if k.rows != nil {
+		err = k.rows.query(p)
+	} else {
+		err = k.do(p)
+	}
 	if err != nil {
 		p.abandon(k.ctx)
 	}
