@@ -36,8 +36,8 @@
 //   - [Proxy] forwards HTTP requests to a Pool. It runs under any http.Server,
 //     behind any middleware.
 //   - [Server] is in front of a Proxy, or of any handler, in place of an
-//     http.Server: a strict HTTP/1.1 server that costs less, with bounds on what a
-//     slow client may hold.
+//     http.Server: a strict HTTP/1.1 server with bounds on what a slow client may
+//     hold, and less work for each request than net/http's.
 //   - [TCPProxy] forwards connections of any protocol to a Pool, TLS unopened by
 //     the name that a client asks for ([TCPRoute]); [UDPProxy], datagrams.
 //   - [ProxyProtocolListener] is for a server of any kind behind another proxy: its

@@ -27,8 +27,7 @@ const (
 // connection, whose buffers are given back while it idles. A handler sees what it
 // would see under http.Server, and nothing that it may keep is used again: the
 // request, its header and context, and the ResponseWriter are made anew for each
-// request. If the handler is a [Proxy], or ends in one behind middleware whose
-// ResponseWriters have Unwrap, the two pass bytes rather than fields.
+// request.
 //
 // HTTP/2 is left to an http.Server inside, with the same Handler. What handlers
 // find under [http.ServerContextKey] is that one.

@@ -58,7 +58,7 @@ func TestServersHeaderTimeout(t *testing.T) {
 		c.send(getRoot)
 		c.response("GET")
 		time.Sleep(10 * time.Second) // idling is something else
-		c.send("GET /") // net/http takes less than four bytes for idling
+		c.send("GET /")              // net/http takes less than four bytes for idling
 		begin = time.Now()
 		c.endsAfter(begin, 3*time.Second)
 	})

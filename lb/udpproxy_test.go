@@ -314,7 +314,7 @@ func TestUDPSessions(t *testing.T) {
 	askUDP(t, a, "a")
 	askUDP(t, b, "b")
 	c.Write([]byte("c"))
-	silentUDP(t, c) // the others have been used a moment ago
+	silentUDP(t, c)                     // the others have been used a moment ago
 	time.Sleep(2100 * time.Millisecond) // a tenth of the timeout, and more
 	askUDP(t, a, "a")
 	if got := askUDP(t, c, "c"); got != "c" {

@@ -18,7 +18,6 @@ type Reader struct {
 	home *[bufferSize]byte // of the pool
 	buf  []byte            // home, or larger while a head is
 	r, w int               // buf[r:w] has been received and not been read
-	mark int               // where the head began that was read last
 }
 
 // NewReader returns a reader without a buffer.
@@ -56,9 +55,6 @@ func (r *Reader) Took(n int) { r.w += n }
 
 // Next returns what is buffered, which is valid until the next call.
 func (r *Reader) Next() []byte { return r.buf[r.r:r.w] }
-
-// Rewind takes back the head that was read last, whether it was accepted or not.
-func (r *Reader) Rewind() { r.r = r.mark }
 
 // Buffered is how many bytes have been received and not been read.
 func (r *Reader) Buffered() int { return r.w - r.r }
@@ -129,7 +125,6 @@ func (r *Reader) section(limit int) (text string, lines int, err error) {
 			}
 			if end-begin == 2 {
 				text = string(r.buf[r.r : r.r+begin])
-				r.mark = r.r
 				r.r += end
 				return text, lines, nil
 			}
