@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and tests every module of the project.
 #
-#   ./test.sh              everything, about 20 minutes on two cores at most
+#   ./test.sh              everything, about 25 minutes on two cores at most
 #   ./test.sh -fuzz 30s    afterwards, every fuzz target for 30 s each
 #   ./test.sh -soak        afterwards, the long soak tests
 #

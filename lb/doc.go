@@ -95,9 +95,9 @@
 // # What is promised
 //
 // A request is sent to another backend only if it is safe to repeat, never after
-// a part of a response has come. A response
-// that breaks off is aborted, so that the client sees that it did, and never
-// completed or added to. A client that goes away is no failure of a backend.
+// a part of a response has come. A response that breaks off is aborted, so that
+// the client sees that it did, and never completed or added to. A client that goes
+// away is no failure of a backend.
 //
 // Fields that end at the proxy are removed in both directions, in interim
 // responses too, before the proxy sets its own, so that no client can have those
@@ -108,8 +108,8 @@
 // Framing is made anew and never copied.
 //
 // Requests take no lock but the strategy's, which none but WeightedRoundRobin and
-// HotColdLexicographic has. What changes, such as health, is
-// published as a snapshot.
+// HotColdLexicographic has. What changes, such as health, is published as a
+// snapshot.
 //
 // # Limits
 //
@@ -126,11 +126,10 @@
 // A field that a backend's response names in Connection beside "close" is passed
 // on, as net/http hides that Connection from the proxy. Bodies are kept in memory
 // only, for [ProxyConfig].RetryBody and [Mirror]. There is no timeout for a
-// response once it has begun: a client that
-// goes away ends it. CONNECT is answered with 501. An idle connection that the
-// backend closes at the moment at which a request with a body is sent costs that
-// request a 502, since it may have been taken; keep PoolConfig.IdleTimeout below
-// the backends' own.
+// response once it has begun: a client that goes away ends it. CONNECT is answered
+// with 501. An idle connection that the backend closes at the moment at which a
+// request with a body is sent costs that request a 502, since it may have been
+// taken; keep PoolConfig.IdleTimeout below the backends' own.
 //
 // TCPProxy opens no TLS to its backends, and its checks send no PROXY protocol
 // header: a backend that wants one sees connections without. Of a ClientHello with
