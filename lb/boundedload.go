@@ -52,6 +52,10 @@ func (p *boundedLoad) Pick(info PickInfo) *Backend {
 	}
 	// Everyone is full only if the loads have changed since they were counted, or
 	// those with room were tried.
+	f.total = p.bound.recount()
+	if b := p.table.find(h, f); b != nil {
+		return b
+	}
 	return p.table.find(h, filter{tried: info.Tried})
 }
 
@@ -73,6 +77,10 @@ func (b *bound) total() int64 {
 	case rand.Uint64N(every) != 0:
 		return b.counted.Load()
 	}
+	return b.recount()
+}
+
+func (b *bound) recount() int64 {
 	n := b.count()
 	b.counted.Store(n)
 	return n

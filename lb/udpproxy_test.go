@@ -457,7 +457,9 @@ func TestUDPManyClients(t *testing.T) {
 
 // TestUDPCheck: a check finds out that nobody listens.
 func TestUDPCheck(t *testing.T) {
-	pool := udpPool(t, PoolConfig{Health: &HealthCheck{Timeout: 200 * time.Millisecond}}, deadUDP(t), udpBackend(t, func(string) string { return "" }))
+	// The kernel bounds the refusals in a second: one that is missed comes again.
+	check := &HealthCheck{Interval: 250 * time.Millisecond, Timeout: 200 * time.Millisecond, Fall: 1}
+	pool := udpPool(t, PoolConfig{Health: check}, deadUDP(t), udpBackend(t, func(string) string { return "" }))
 	waitUntil(t, func() bool { s := pool.Status(); return s[0].State == Unhealthy && s[1].State == Healthy })
 	tcp := tcpPool(t, PoolConfig{Health: &HealthCheck{}}, deadAddr(t), tcpBackend(t, says("")))
 	waitUntil(t, func() bool { s := tcp.Status(); return s[0].State == Unhealthy && s[1].State == Healthy })

@@ -95,11 +95,17 @@ func (s *udpSession) keep(data []byte) {
 
 // send needs s.mu.
 func (s *udpSession) send(data []byte) {
+	// Counted first: the answer may come before Write returns, and what a client
+	// may get depends on it.
+	s.requests.Add(1)
+	s.fromClient.Add(int64(len(data)))
 	_, err := s.backend.Write(data)
+	if err != nil {
+		s.requests.Add(-1)
+		s.fromClient.Add(-int64(len(data)))
+	}
 	switch {
 	case err == nil:
-		s.requests.Add(1)
-		s.fromClient.Add(int64(len(data)))
 	case errors.Is(err, syscall.ECONNREFUSED):
 		// The kernel says it once, and has said it here; the goroutine that reads has
 		// to know.
