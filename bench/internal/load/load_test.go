@@ -314,9 +314,18 @@ func TestIdle(t *testing.T) {
 	fmt.Fprint(conns[3], "GET /1 HTTP/1.1\r\n\r\n")
 	conns[3].SetReadDeadline(time.Now().Add(10 * time.Second))
 	one := make([]byte, 1)
-	io.ReadFull(conns[3], one)
+	if _, err := io.ReadFull(conns[3], one); err != nil {
+		t.Fatal(err)
+	}
 	if err := StillOpen(conns); err == nil {
 		t.Error("a connection with bytes in it counts as idle")
+	}
+	if err := StillOpen(conns[:3]); err != nil {
+		t.Error(err)
+	}
+	conns[2].(*net.TCPConn).CloseRead()
+	if err := StillOpen(conns[:3]); err == nil {
+		t.Error("a connection that has ended counts as idle")
 	}
 	for _, c := range conns {
 		c.Close()
