@@ -118,7 +118,9 @@ func (a *attempt) roundTripHTTP1(c *http1.Client) (*http.Response, error) {
 		if x.room != nil {
 			x.response = res
 		}
-		return res, nil
+		std := res.HTTP()
+		std.Request = out
+		return std, nil
 	}
 	if e, ok := errors.AsType[*http1.Error](err); ok {
 		a.connecting.Store(e.Phase >= http1.Connecting)

@@ -30,7 +30,7 @@ type exchange struct {
 	current   *attempt                     // nil between attempts
 	first     attempt                      // room for current
 	room      *outgoing                    // of out, nil if that is nobody's
-	response  *http.Response               // of backends that speak HTTP/1.1
+	response  *http1.Response              // of a backend that speaks HTTP/1.1
 	begun     time.Time                    // when the first attempt did
 	pinned    string                       // the ID in the client's cookie
 	pinnedNow bool                         // the cookie was made with the newest key
@@ -214,7 +214,7 @@ func (x *exchange) end() {
 	x.settle(Canceled, 0, nil)
 	if x.room != nil {
 		x.room.release()
-		http1.Recycle(x.response)
+		x.response.Recycle()
 	}
 }
 

@@ -30,7 +30,7 @@ type Body struct {
 	overhead int          // the debt of the chunks
 	trailer  *http.Header // of the message
 	err      error        // the end, once it was found
-	from     *message     // that the body is a part of; nil of a request
+	from     *Response    // that the body is a part of; nil of a request
 	conn     *conn        // told of the end, once; nil if there is no client
 }
 
@@ -81,7 +81,7 @@ func (b *Body) end(err error) {
 	b.err = err
 	b.r = nil
 	if b.conn != nil {
-		b.conn.finish(err == io.EOF && !b.from.res.Close)
+		b.conn.finish(err == io.EOF && !b.from.Close)
 	}
 }
 
@@ -209,7 +209,7 @@ func (b *Body) readTrailer() error {
 		return io.EOF
 	}
 	h := make(http.Header, min(lines, maxFields))
-	if _, err := fields(h, text, lines, false); err != nil {
+	if err := fields(h, text, lines); err != nil {
 		return err
 	}
 	for name, values := range h {

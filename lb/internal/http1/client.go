@@ -74,7 +74,13 @@ func New(conf Config) *Client {
 
 // RoundTrip implements [http.RoundTripper]. It ignores interim responses.
 func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
-	return c.Do(req.Context(), req, 0, nil)
+	res, err := c.Do(req.Context(), req, 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	out := res.HTTP()
+	out.Request = req
+	return out, nil
 }
 
 // Do sends a request and returns the head of the response. The response must
@@ -86,7 +92,7 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 // The request's body is closed, perhaps after Do has returned. The body of a
 // response with the status 101 is the connection, an io.ReadWriteCloser with
 // CloseWrite, which the context does not cover.
-func (c *Client) Do(ctx context.Context, req *http.Request, limit time.Duration, on Observer) (*http.Response, error) {
+func (c *Client) Do(ctx context.Context, req *http.Request, limit time.Duration, on Observer) (*Response, error) {
 	res, err := c.do(ctx, req, limit, on)
 	if err != nil && req.Body != nil {
 		req.Body.Close()
@@ -94,7 +100,7 @@ func (c *Client) Do(ctx context.Context, req *http.Request, limit time.Duration,
 	return res, err
 }
 
-func (c *Client) do(ctx context.Context, req *http.Request, limit time.Duration, on Observer) (*http.Response, error) {
+func (c *Client) do(ctx context.Context, req *http.Request, limit time.Duration, on Observer) (*Response, error) {
 	if req.URL == nil || req.URL.Host == "" || req.URL.Scheme != "http" && req.URL.Scheme != "https" {
 		return nil, &Error{Invalid, fmt.Errorf("http1: URL %v", req.URL)}
 	}
@@ -104,6 +110,26 @@ func (c *Client) do(ctx context.Context, req *http.Request, limit time.Duration,
 	if err != nil {
 		return nil, &Error{Invalid, err}
 	}
+	m := Message{URL: req.URL, Method: req.Method, Head: head, Close: req.Close}
+	if m.length = bodyLength(req); m.length != 0 {
+		m.req = req
+	}
+	return c.Send(ctx, &m, limit, on)
+}
+
+// Message is a request whose head has been written.
+type Message struct {
+	URL    *url.URL // where it goes: scheme and host
+	Method string
+	Head   []byte // all of it; there is no body
+	Close  bool   // Head says that no other request follows
+
+	req    *http.Request // whose body follows, nil if there is none
+	length int64         // of the body
+}
+
+// Send is [Client.Do] for those who have written the head themselves.
+func (c *Client) Send(ctx context.Context, m *Message, limit time.Duration, on Observer) (*Response, error) {
 	now := time.Now()
 	var due time.Time
 	if limit > 0 {
@@ -112,13 +138,14 @@ func (c *Client) do(ctx context.Context, req *http.Request, limit time.Duration,
 	conn := c.take(now)
 	for {
 		if conn == nil {
-			if conn, err = c.connect(ctx, req.URL, due); err != nil {
+			var err error
+			if conn, err = c.connect(ctx, m.URL, due); err != nil {
 				return nil, &Error{Connecting, err}
 			}
 			now = time.Now()
 		}
 		conn.begin(ctx, now, due)
-		res, stale, err := conn.exchange(req, head, on)
+		res, stale, err := conn.exchange(m, on)
 		if err == nil {
 			return res, nil
 		}
@@ -136,13 +163,12 @@ func (c *Client) do(ctx context.Context, req *http.Request, limit time.Duration,
 
 // exchange says whether an error is one of a connection that was kept too long,
 // and the request as good as not sent.
-func (c *conn) exchange(req *http.Request, head []byte, on Observer) (res *http.Response, stale bool, err error) {
-	if n, err := c.send(head); err != nil {
+func (c *conn) exchange(m *Message, on Observer) (res *Response, stale bool, err error) {
+	if n, err := c.send(m.Head); err != nil {
 		return nil, c.reused && n == 0 && err != ErrTimeout, c.cause(err)
 	}
-	length := bodyLength(req)
-	if length != 0 {
-		c.up = &upload{conn: c, req: req, length: length}
+	if m.req != nil {
+		c.up = &upload{conn: c, req: m.req, length: m.length}
 		go c.up.run()
 	} else {
 		// The answer takes a moment. Whoever else can run now saves a read that
@@ -150,20 +176,21 @@ func (c *conn) exchange(req *http.Request, head []byte, on Observer) (res *http.
 		runtime.Gosched()
 	}
 	for {
-		res, err := c.reader.ReadResponse(req.Method, c.client.conf.HeadBytes)
+		res, err := c.reader.ReadHead(m.Method, c.client.conf.HeadBytes)
 		if err != nil {
-			stale := c.reused && !c.answered && c.ctx.Err() == nil && err != ErrTimeout && length == 0 && isIdempotent(req.Method)
+			stale := c.reused && !c.answered && c.ctx.Err() == nil && err != ErrTimeout && m.req == nil && isIdempotent(m.Method)
 			if err == io.EOF {
 				err = ErrClosed
 			}
 			return nil, stale, err
 		}
-		if res.StatusCode >= 200 || res.StatusCode == http.StatusSwitchingProtocols {
+		if res.Status >= 200 || res.Status == http.StatusSwitchingProtocols {
 			c.headReceived()
-			return c.respond(req, res), false, nil
+			c.respond(m, res)
+			return res, false, nil
 		}
 		if on != nil {
-			if err := on.Interim(res.StatusCode, res.Header); err != nil {
+			if err := on.Interim(res.Status, res.HTTP().Header); err != nil {
 				return nil, false, err
 			}
 		}
@@ -171,19 +198,16 @@ func (c *conn) exchange(req *http.Request, head []byte, on Observer) (res *http.
 }
 
 // respond binds the response to its connection.
-func (c *conn) respond(req *http.Request, res *http.Response) *http.Response {
-	res.Request, res.TLS = req, c.tls
-	if res.StatusCode == http.StatusSwitchingProtocols {
+func (c *conn) respond(m *Message, res *Response) {
+	res.TLS = c.tls
+	switch res.Close = res.Close || m.Close; {
+	case res.Status == http.StatusSwitchingProtocols:
 		res.Body = c.upgrade()
-		return res
-	}
-	res.Close = res.Close || req.Close
-	if body, ok := res.Body.(*Body); ok {
-		body.conn = c
-	} else {
+	case res.Body == &res.body:
+		res.body.conn = c
+	default:
 		c.finish(!res.Close)
 	}
-	return res
 }
 
 // isIdempotent follows RFC 9110, section 9.2.2.

@@ -149,12 +149,13 @@ func invalidField(h http.Header) error {
 // response compares how both read one response to a request of the method.
 func (d *differ) response(message []byte, method string, step int) error {
 	d.start(message, step)
-	res, err := d.ours.ReadResponse(method, limitOfHead)
+	head, err := d.ours.ReadHead(method, limitOfHead)
 	want, wantErr := http.ReadResponse(d.theirs, &http.Request{Method: method})
 	if err != nil || wantErr != nil {
 		return d.verdict(err, wantErr, message, whyResponse)
 	}
-	defer Recycle(res)
+	defer head.Recycle()
+	res := head.HTTP()
 	if res.StatusCode != want.StatusCode || res.Proto != want.Proto || len(message) > 12 && message[12] == ' ' && res.Status != want.Status {
 		return fmt.Errorf("%s %q, want %s %q", res.Proto, res.Status, want.Proto, want.Status)
 	}

@@ -1,7 +1,6 @@
 package http1
 
 import (
-	"net/http"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -15,9 +14,8 @@ const (
 
 // framing says how long a body is (RFC 9112, section 6): chunked, untilClose, or
 // a number of bytes.
-func framing(h http.Header, minor int) (int64, error) {
-	codings, isCoded := h["Transfer-Encoding"]
-	lengths, hasLength := h["Content-Length"]
+func framing(codings, lengths []string, minor int) (int64, error) {
+	isCoded, hasLength := len(codings) > 0, len(lengths) > 0
 	switch {
 	case isCoded && hasLength:
 		return 0, malformed("Transfer-Encoding and Content-Length")
@@ -59,10 +57,6 @@ func parseLength(s string) (int64, error) {
 // persistent says whether a message lets the connection live (RFC 9112, section
 // 9.3). One of HTTP/1.0 never does here: what it takes to keep its connection
 // alive is not worth the risk.
-func persistent(h http.Header, minor int) bool {
-	if minor == 0 {
-		return false
-	}
-	options, ok := h["Connection"]
-	return !ok || !httpguts.HeaderValuesContainsToken(options, "close")
+func persistent(options []string, minor int) bool {
+	return minor > 0 && !httpguts.HeaderValuesContainsToken(options, "close")
 }
