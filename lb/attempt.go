@@ -67,15 +67,16 @@ func (a *attempt) end() {
 // on it is not counted.
 func (a *attempt) expired() bool { return a.late || a.timer != nil && a.timer.stop() }
 
-// roundTrip sends the request and returns the head of the response. The context
-// of the attempt ends when it is settled, and the body with it.
+// roundTrip sends the request and returns the head of the response; nil if it is
+// plain, and in x.response. The context of the attempt ends when it is settled, and
+// the body with it.
 func (a *attempt) roundTrip() (*http.Response, error) {
 	res, err := a.send()
 	if err != nil {
 		return nil, err
 	}
 	a.x.claimWriter()
-	if a.expired() {
+	if res != nil && a.expired() {
 		res.Body.Close()
 		return nil, errHeadTimeout
 	}
@@ -83,7 +84,16 @@ func (a *attempt) roundTrip() (*http.Response, error) {
 }
 
 func (a *attempt) send() (*http.Response, error) {
-	switch t := a.picked.Backend().transport.(type) {
+	t := a.picked.Backend().transport
+	if x := a.x; x.plain != nil && x.out == nil {
+		if t, ok := t.(*http1.Client); ok {
+			return a.sendPlain(t)
+		}
+		if err := x.prepare(); err != nil {
+			return nil, err
+		}
+	}
+	switch t := t.(type) {
 	case *http1.Client:
 		return a.roundTripHTTP1(t)
 	case *h2Client:
@@ -94,6 +104,23 @@ func (a *attempt) send() (*http.Response, error) {
 	default:
 		return a.roundTripOther(t)
 	}
+}
+
+// sendPlain sends the head that writePlain has made.
+func (a *attempt) sendPlain(c *http1.Client) (*http.Response, error) {
+	x := a.x
+	res, err := c.Send(a.ctx, &http1.Message{URL: a.picked.Backend().url, Method: x.in.Method, Head: x.plain}, a.limit, a)
+	switch {
+	case err != nil:
+		a.noteFailure(err)
+		return nil, err
+	case x.isPlain(res):
+		x.response = res
+		return nil, nil
+	case x.proxy.conf.ModifyResponse == nil:
+		x.response = res
+	}
+	return res.HTTP(), nil
 }
 
 // roundTripHTTP1 works in this goroutine. Without a body there is nothing but
@@ -122,13 +149,18 @@ func (a *attempt) roundTripHTTP1(c *http1.Client) (*http.Response, error) {
 		std.Request = out
 		return std, nil
 	}
+	a.noteFailure(err)
+	return nil, err
+}
+
+// noteFailure notes how far an attempt came over HTTP/1.1.
+func (a *attempt) noteFailure(err error) {
 	if e, ok := errors.AsType[*http1.Error](err); ok {
 		a.connecting.Store(e.Phase >= http1.Connecting)
 		a.connected.Store(e.Phase >= http1.Sent)
 		a.answered.Store(e.Phase >= http1.Answered)
 		a.late = errors.Is(err, http1.ErrTimeout)
 	}
-	return nil, err
 }
 
 // roundTripOther leaves the request to a transport with goroutines of its own.
@@ -240,7 +272,7 @@ func (x *exchange) judge(a *attempt, err error) verdict {
 	case ctxErr != nil:
 		return verdict{err: x.gone(ctxErr), result: Canceled}
 	case expired:
-		safe := isIdempotent(x.out.Method) && !a.answered.Load() && a.sealBody()
+		safe := isIdempotent(x.method()) && !a.answered.Load() && a.sealBody()
 		if a.connecting.Load() && !a.connected.Load() {
 			safe = a.sealBody()
 		}
@@ -262,7 +294,7 @@ func (x *exchange) judge(a *attempt, err error) verdict {
 	case isRefused(err):
 		return verdict{err: bad, result: Failed, retry: a.sealBody()}
 	}
-	return verdict{err: bad, result: Failed, retry: isIdempotent(x.out.Method) && a.sealBody()}
+	return verdict{err: bad, result: Failed, retry: isIdempotent(x.method()) && a.sealBody()}
 }
 
 // isIdempotent follows RFC 9110, section 9.2.2.

@@ -30,11 +30,13 @@ type exchange struct {
 	current   *attempt                     // nil between attempts
 	first     attempt                      // room for current
 	room      *outgoing                    // of out, nil if that is nobody's
-	response  *http1.Response              // of a backend that speaks HTTP/1.1
-	begun     time.Time                    // when the first attempt did
-	pinned    string                       // the ID in the client's cookie
-	pinnedNow bool                         // the cookie was made with the newest key
-	keepPin   bool                         // its backend is only full
+	plain     []byte                       // the head for a backend, if out is not needed; in plainIn, or larger
+	plainIn   [plainRoom]byte
+	response  *http1.Response // of a backend that speaks HTTP/1.1, if nobody else has it
+	begun     time.Time       // when the first attempt did
+	pinned    string          // the ID in the client's cookie
+	pinnedNow bool            // the cookie was made with the newest key
+	keepPin   bool            // its backend is only full
 	event     Event
 
 	mu       sync.Mutex // guards answered, interim, and w until it is answered
@@ -214,8 +216,16 @@ func (x *exchange) end() {
 	x.settle(Canceled, 0, nil)
 	if x.room != nil {
 		x.room.release()
-		x.response.Recycle()
 	}
+	x.response.Recycle()
+}
+
+// method is that of the request to the backend.
+func (x *exchange) method() string {
+	if x.out == nil {
+		return x.in.Method
+	}
+	return x.out.Method
 }
 
 // claimWriter ends the forwarding of interim responses.
@@ -231,7 +241,7 @@ var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 // recycle gives the exchange back if nobody can have kept it: neither a hook nor
 // a goroutine has seen it, and no strategy what was tried.
 func (x *exchange) recycle() {
-	if x.room != nil && x.event.Attempts <= 1 {
+	if (x.room != nil || x.plain != nil && x.out == nil) && x.event.Attempts <= 1 {
 		*x = exchange{}
 		exchanges.Put(x)
 	}

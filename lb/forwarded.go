@@ -30,10 +30,7 @@ func (p *Proxy) trusts(peer netip.Addr) bool {
 // setForwarded tells the backend about the client, in Forwarded (RFC 7239) and
 // in the X-Forwarded fields. What is left of them in h is a trusted proxy's.
 func setForwarded(h http.Header, in *http.Request, peer netip.Addr) {
-	proto := "http"
-	if in.TLS != nil {
-		proto = "https"
-	}
+	proto := protoOf(in)
 	appendField(h, "Forwarded", forwardedElement(peer, in.Host, proto))
 	address := "unknown"
 	if peer.IsValid() {
@@ -48,6 +45,30 @@ func setForwarded(h http.Header, in *http.Request, peer netip.Addr) {
 	}
 }
 
+func protoOf(in *http.Request) string {
+	if in.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
+// appendForwarded is setForwarded for a client that is no trusted proxy, as lines
+// of a head.
+func appendForwarded(b []byte, in *http.Request, peer netip.Addr) []byte {
+	proto := protoOf(in)
+	b = appendForwardedElement(append(b, "Forwarded: "...), peer, in.Host, proto)
+	b = append(b, "\r\nX-Forwarded-For: "...)
+	if peer.IsValid() {
+		b = peer.AppendTo(b)
+	} else {
+		b = append(b, "unknown"...)
+	}
+	if in.Host != "" {
+		b = append(append(b, "\r\nX-Forwarded-Host: "...), in.Host...)
+	}
+	return append(append(append(b, "\r\nX-Forwarded-Proto: "...), proto...), "\r\n"...)
+}
+
 // appendField keeps the list in one line, as some readers look at one only.
 func appendField(h http.Header, name, value string) {
 	if prior := h[name]; len(prior) > 0 {
@@ -59,36 +80,36 @@ func appendField(h http.Header, name, value string) {
 // forwardedElement is the forwarded-element of RFC 7239, section 4. An address
 // of IP version 6 stands in brackets and so in quotes (section 6).
 func forwardedElement(peer netip.Addr, host, proto string) string {
-	var b strings.Builder
-	b.Grow(len("for=192.168.100.100;host=;proto=https") + len(host))
-	b.WriteString("for=")
-	switch {
-	case !peer.IsValid():
-		b.WriteString("unknown")
-	case peer.Is6():
-		b.WriteString(`"[` + peer.String() + `]"`)
-	default:
-		b.WriteString(peer.String())
-	}
-	if host != "" {
-		b.WriteString(";host=")
-		writeTokenOrQuoted(&b, host)
-	}
-	b.WriteString(";proto=" + proto)
-	return b.String()
+	b := make([]byte, 0, len("for=192.168.100.100;host=;proto=https")+len(host))
+	return string(appendForwardedElement(b, peer, host, proto))
 }
 
-func writeTokenOrQuoted(b *strings.Builder, s string) {
-	if !strings.ContainsFunc(s, func(r rune) bool { return !httpguts.IsTokenRune(r) }) {
-		b.WriteString(s)
-		return
+func appendForwardedElement(b []byte, peer netip.Addr, host, proto string) []byte {
+	b = append(b, "for="...)
+	switch {
+	case !peer.IsValid():
+		b = append(b, "unknown"...)
+	case peer.Is6():
+		b = append(peer.AppendTo(append(b, `"[`...)), `]"`...)
+	default:
+		b = peer.AppendTo(b)
 	}
-	b.WriteByte('"')
+	if host != "" {
+		b = appendTokenOrQuoted(append(b, ";host="...), host)
+	}
+	return append(append(b, ";proto="...), proto...)
+}
+
+func appendTokenOrQuoted(b []byte, s string) []byte {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !httpguts.IsTokenRune(r) }) {
+		return append(b, s...)
+	}
+	b = append(b, '"')
 	for i := range len(s) {
 		if s[i] == '"' || s[i] == '\\' {
-			b.WriteByte('\\')
+			b = append(b, '\\')
 		}
-		b.WriteByte(s[i])
+		b = append(b, s[i])
 	}
-	b.WriteByte('"')
+	return append(b, '"')
 }

@@ -77,7 +77,11 @@ func reportedLoad(h http.Header) *Load {
 	if len(values) == 0 {
 		return nil
 	}
-	l, err := ParseLoad(values[0])
+	return parseLoad(values[0])
+}
+
+func parseLoad(value string) *Load {
+	l, err := ParseLoad(value)
 	if err != nil {
 		return nil
 	}

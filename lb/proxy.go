@@ -167,6 +167,9 @@ type Proxy struct {
 	hedge    *hedge    // nil: nothing is hedged
 	mirror   *mirror   // nil: there is none
 	hijacker sync.Once // guards the one complaint about a missing Hijack
+
+	headsPlain   bool // nothing but fields is changed in requests
+	repliesPlain bool // and in responses
 }
 
 // NewProxy returns a proxy. The error joins every mistake in conf.
@@ -212,6 +215,8 @@ func NewProxy(conf ProxyConfig) (*Proxy, error) {
 	if conf.Affinity != nil {
 		p.affinity, p.conf.Affinity = newAffinity(conf.Affinity), nil
 	}
+	p.headsPlain = conf.Rewrite == nil && conf.RequestID == "" && conf.Trace == nil && p.hedge == nil && p.mirror == nil
+	p.repliesPlain = conf.ModifyResponse == nil && len(conf.RetryStatus) == 0 && p.affinity == nil
 	return p, nil
 }
 

@@ -117,7 +117,7 @@ func (a *attempt) sealBody() bool {
 // another backend. Then it has been dropped, and the next attempt begun.
 func (x *exchange) another(res *http.Response) bool {
 	a, statuses := x.current, x.proxy.conf.RetryStatus
-	if !slices.Contains(statuses, res.StatusCode) || !isIdempotent(x.out.Method) || !x.body.replayable() || !x.mayRetry() {
+	if !slices.Contains(statuses, res.StatusCode) || !isIdempotent(x.method()) || !x.body.replayable() || !x.mayRetry() {
 		return false
 	}
 	picked, err := x.pick()

@@ -109,6 +109,37 @@ func (w *reply) beginHead() {
 	}
 }
 
+// isUntouched says that the handler has not even set a field.
+func (w *reply) isUntouched() bool { return w.status == 0 && !w.hijacked && len(w.header) == 0 }
+
+// writeFields is WriteHeader for a response whose fields are in list, and not in
+// the header; the reply is untouched. They are well formed, and none is one of framing but
+// Content-Length.
+func (w *reply) writeFields(status int, list []http1.Field) {
+	w.stopContinue()
+	w.status, w.length = status, -1
+	w.room()
+	w.out = appendStatusLine(w.out, w.req.ProtoMinor, status)
+	w.head.hasType = true
+	for _, f := range list {
+		switch f.Name {
+		case "Content-Length":
+			w.length, _ = strconv.ParseInt(f.Value, 10, 64) // the client has looked at it
+			continue
+		case "Content-Type":
+			if status == http.StatusNotModified {
+				continue
+			}
+		case "Content-Encoding":
+			w.head.hasEncoding = true
+		case "Date":
+			w.head.hasDate = true
+		}
+		w.out = append(append(w.out, f.Name...), ": "...)
+		w.out = append(append(w.out, f.Value...), "\r\n"...)
+	}
+}
+
 // announce notes the names of a Trailer field.
 func (w *reply) announce(lists []string) {
 	for _, list := range lists {

@@ -39,15 +39,22 @@ func (x *exchange) respond(res *http.Response) {
 			return
 		}
 	}
+	streams := res.ContentLength < 0 || isEventStream(res.Header.Get("Content-Type"))
 	announced := x.writeHead(res)
-	if err := x.copyBody(res); err != nil {
+	x.forwardBody(res.Body, res.ContentLength, streams)
+	// The trailer is known once the body has been read to its end.
+	x.writeTrailer(res.Trailer, announced)
+	x.settle(Succeeded, res.StatusCode, nil)
+}
+
+// forwardBody forwards the body, whose length is below 0 if it is not known, or
+// aborts the response.
+func (x *exchange) forwardBody(body io.Reader, length int64, streams bool) {
+	if err := x.copyBody(body, length, streams); err != nil {
 		// Whatever follows would make the response look whole.
 		x.event.Err = err
 		panic(http.ErrAbortHandler)
 	}
-	// The trailer is known once the body has been read to its end.
-	x.writeTrailer(res, announced)
-	x.settle(Succeeded, res.StatusCode, nil)
 }
 
 // refuse answers 502 in place of a response that will not do.
@@ -82,40 +89,39 @@ func (x *exchange) writeHead(res *http.Response) int {
 	return len(res.Trailer)
 }
 
-func (x *exchange) writeTrailer(res *http.Response, announced int) {
-	if len(res.Trailer) == 0 {
+func (x *exchange) writeTrailer(trailer http.Header, announced int) {
+	if len(trailer) == 0 {
 		return
 	}
-	removeHopByHop(res.Trailer)
-	removeInvalid(res.Trailer)
+	removeHopByHop(trailer)
+	removeInvalid(trailer)
 	// A short body that has not been flushed would get a Content-Length, and
 	// then there is no place for a trailer.
 	x.rc.Flush()
 	h, prefix := x.w.Header(), ""
-	if len(res.Trailer) != announced {
+	if len(trailer) != announced {
 		prefix = http.TrailerPrefix
 	}
-	for name, values := range res.Trailer {
+	for name, values := range trailer {
 		h[prefix+name] = values
 	}
 }
 
 var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// copyBody forwards the body. Its error is an *Error with the blame; the attempt
-// is settled then.
-func (x *exchange) copyBody(res *http.Response) error {
+// copyBody is forwardBody with the error that ends it, an *Error with the blame;
+// the attempt is settled then.
+func (x *exchange) copyBody(body io.Reader, length int64, streams bool) error {
 	if x.in.Method == http.MethodHead {
 		return nil
 	}
-	streams := res.ContentLength < 0 || isEventStream(res.Header)
 	if streams {
 		x.rc.Flush() // the client may have to see the head before there is a body
 	}
 	buf := copyBuffers.Get().(*[32 << 10]byte)
 	defer copyBuffers.Put(buf)
 	for {
-		n, readErr := res.Body.Read(buf[:])
+		n, readErr := body.Read(buf[:])
 		if n > 0 {
 			m, err := x.w.Write(buf[:n])
 			x.event.ResponseBytes += int64(m)
@@ -124,7 +130,7 @@ func (x *exchange) copyBody(res *http.Response) error {
 			}
 			// Of a body of known length, too, a part that came alone goes out
 			// alone; the last goes out with the end of the response.
-			if streams || n < len(buf) && x.event.ResponseBytes < res.ContentLength {
+			if streams || n < len(buf) && x.event.ResponseBytes < length {
 				x.rc.Flush()
 			}
 		}
@@ -170,9 +176,9 @@ func (x *exchange) readFailed(err error) error {
 	return e
 }
 
-func isEventStream(h http.Header) bool {
+// isEventStream judges a Content-Type.
+func isEventStream(v string) bool {
 	const name = "text/event-stream"
-	v := h.Get("Content-Type")
 	if len(v) < len(name) || !strings.EqualFold(v[:len(name)], name) {
 		return false
 	}

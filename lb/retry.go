@@ -15,11 +15,13 @@ const (
 // forward prepares the request and sends it to one backend after the other
 // until one answers.
 func (x *exchange) forward() {
-	if err := x.prepare(); err != nil {
-		x.fail(err)
-		return
+	if !x.writePlain() {
+		if err := x.prepare(); err != nil {
+			x.fail(err)
+			return
+		}
+		x.mirror()
 	}
-	x.mirror()
 	budget := &x.proxy.budget
 	budget.earn()
 	var last verdict
@@ -40,14 +42,18 @@ func (x *exchange) forward() {
 		}
 		x.begin(picked)
 		res, err := x.roundTrip()
-		for err == nil && x.another(res) {
+		for err == nil && res != nil && x.another(res) {
 			res, err = x.roundTrip()
 		}
 		if err == nil {
 			if last.result == Unreachable {
 				budget.giveBack()
 			}
-			x.respond(res)
+			if res == nil {
+				x.respondPlain(x.response)
+			} else {
+				x.respond(res)
+			}
 			return
 		}
 		last = x.judge(x.current, err)

@@ -45,8 +45,10 @@ type Observer interface {
 // safe for concurrent use.
 //
 // Before a connection is used again the client looks whether the backend has
-// closed it. One that turns out to be closed only then is replaced by a new one
-// if that cannot send a request twice that must not be.
+// closed it, or sent what nobody asked for; unless it has hardly idled, nothing
+// had come behind the body of its last response, and the request can be repeated.
+// One that turns out to be closed only then is replaced by a new one if that cannot
+// send a request twice that must not be.
 type Client struct {
 	conf Config
 
@@ -128,6 +130,9 @@ type Message struct {
 	length int64         // of the body
 }
 
+// repeatable says whether the request may be sent twice.
+func (m *Message) repeatable() bool { return m.req == nil && isIdempotent(m.Method) }
+
 // Send is [Client.Do] for those who have written the head themselves.
 func (c *Client) Send(ctx context.Context, m *Message, limit time.Duration, on Observer) (*Response, error) {
 	now := time.Now()
@@ -135,7 +140,7 @@ func (c *Client) Send(ctx context.Context, m *Message, limit time.Duration, on O
 	if limit > 0 {
 		due = now.Add(limit)
 	}
-	conn := c.take(now)
+	conn := c.take(now, m)
 	for {
 		if conn == nil {
 			var err error
@@ -178,7 +183,7 @@ func (c *conn) exchange(m *Message, on Observer) (res *Response, stale bool, err
 	for {
 		res, err := c.reader.ReadHead(m.Method, c.client.conf.HeadBytes)
 		if err != nil {
-			stale := c.reused && !c.answered && c.ctx.Err() == nil && err != ErrTimeout && m.req == nil && isIdempotent(m.Method)
+			stale := c.reused && !c.answered && c.ctx.Err() == nil && err != ErrTimeout && m.repeatable()
 			if err == io.EOF {
 				err = ErrClosed
 			}
@@ -199,7 +204,7 @@ func (c *conn) exchange(m *Message, on Observer) (res *Response, stale bool, err
 
 // respond binds the response to its connection.
 func (c *conn) respond(m *Message, res *Response) {
-	res.TLS = c.tls
+	res.TLS, c.settled = c.tls, res.Body == &res.body && c.tls == nil
 	switch res.Close = res.Close || m.Close; {
 	case res.Status == http.StatusSwitchingProtocols:
 		res.Body = c.upgrade()

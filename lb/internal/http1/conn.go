@@ -26,22 +26,34 @@ type conn struct {
 	reused bool
 	idled  time.Time // when it fell idle
 
+	deadline time.Time // for reading, in nc; zero for none
+	settled  bool      // the last response had a body, and nothing had come behind it
+
 	// Of the exchange.
 	ctx      context.Context
+	first    time.Time   // until when nobody watches
 	due      time.Time   // when the response must have begun, zero for never
 	watching func() bool // ends the watch; nil while there is none
 	answered bool        // bytes have come
 	up       *upload     // nil without a body
 }
 
-// begin starts an exchange, which waits until due.
+// begin starts an exchange, which waits until due. The deadline in the connection
+// is left alone if it comes before the first wait is over: Read moves it, should it
+// pass too early. So a busy connection seldom sets any.
 func (c *conn) begin(ctx context.Context, now, due time.Time) {
 	c.ctx, c.due, c.answered, c.up = ctx, due, false, nil
-	first := now.Add(watchAfter)
-	if !due.IsZero() && due.Before(first) {
-		first = due
+	if c.first = now.Add(watchAfter); !due.IsZero() && due.Before(c.first) {
+		c.first = due
 	}
-	c.nc.SetReadDeadline(first)
+	if c.deadline.IsZero() || c.deadline.After(c.first) || !c.deadline.After(now) {
+		c.setDeadline(c.first)
+	}
+}
+
+func (c *conn) setDeadline(t time.Time) {
+	c.deadline = t
+	c.nc.SetReadDeadline(t)
 }
 
 // abort ends the connection, from any goroutine.
@@ -62,14 +74,19 @@ func (c *conn) Read(p []byte) (int, error) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return 0, c.cause(err)
 		}
-		if !c.due.IsZero() && !time.Now().Before(c.due) {
+		now := time.Now()
+		if !c.due.IsZero() && !now.Before(c.due) {
 			return 0, ErrTimeout
 		}
 		if c.ctx.Err() != nil {
 			return 0, context.Cause(c.ctx)
 		}
+		if c.watching == nil && now.Before(c.first) {
+			c.setDeadline(c.first) // it was an earlier exchange's
+			continue
+		}
 		c.watch()
-		c.nc.SetReadDeadline(c.due)
+		c.setDeadline(c.due)
 	}
 }
 
@@ -93,7 +110,7 @@ func (c *conn) cause(err error) error {
 // headReceived ends the wait for the response.
 func (c *conn) headReceived() {
 	if c.due = (time.Time{}); c.watching != nil {
-		c.nc.SetReadDeadline(time.Time{})
+		c.setDeadline(time.Time{})
 	}
 }
 
@@ -119,6 +136,7 @@ func (c *conn) finish(again bool) {
 	}
 	// Bytes that nobody asked for are no answer to the next request.
 	again = again && c.reader.Buffered() == 0
+	c.settled = c.settled && c.reader.drained
 	c.reader.Release()
 	c.ctx = nil
 	if c.up != nil && again {

@@ -2,15 +2,23 @@ package http1
 
 import "time"
 
+// probeAfter is how long a connection has idled that is looked at before it is
+// used for a request that can be repeated. Those that idle for less have mostly
+// not been closed meanwhile, and the look costs as much as a read.
+const probeAfter = time.Millisecond
+
 // take returns an idle connection that lives, or nil. The newest comes first, so
 // that those beyond what is needed grow old and are closed.
-func (c *Client) take(now time.Time) *conn {
+func (c *Client) take(now time.Time, m *Message) *conn {
 	for {
 		conn := c.pop()
 		if conn == nil {
 			return nil
 		}
-		if expired := c.conf.IdleTimeout > 0 && now.Sub(conn.idled) >= c.conf.IdleTimeout; !expired && conn.probe.alive() {
+		idled := now.Sub(conn.idled)
+		expired := c.conf.IdleTimeout > 0 && idled >= c.conf.IdleTimeout
+		trusted := idled < probeAfter && conn.settled && m.repeatable()
+		if !expired && (trusted || conn.probe.alive()) {
 			conn.reused = true
 			return conn
 		}

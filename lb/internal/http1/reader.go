@@ -18,6 +18,9 @@ type Reader struct {
 	home *[bufferSize]byte // of the pool
 	buf  []byte            // home, or larger while a head is
 	r, w int               // buf[r:w] has been received and not been read
+
+	// The last read found less than there was room for: no more had come.
+	drained bool
 }
 
 // NewReader returns a reader without a buffer.
@@ -64,7 +67,9 @@ func (r *Reader) Buffered() int { return r.w - r.r }
 func (r *Reader) Read(p []byte) (int, error) {
 	if r.r == r.w {
 		if len(p) >= bufferSize/2 || r.buf == nil {
-			return r.src.Read(p)
+			n, err := r.src.Read(p)
+			r.drained = n < len(p)
+			return n, err
 		}
 		if err := r.fill(); err != nil {
 			return 0, err
@@ -87,6 +92,7 @@ func (r *Reader) fill() error {
 		r.r = 0
 	}
 	n, err := r.src.Read(r.buf[r.w:])
+	r.drained = n < len(r.buf)-r.w
 	r.w += n
 	if n > 0 {
 		return nil

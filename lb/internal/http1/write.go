@@ -18,23 +18,10 @@ import (
 // User-Agent is left out, as net/http's transport does. The error is for what
 // cannot be sent.
 func AppendRequest(dst []byte, req *http.Request) ([]byte, error) {
-	method := req.Method
-	if method == "" {
-		method = http.MethodGet
-	}
-	if !isToken(method) {
-		return nil, fmt.Errorf("http1: method %q", method)
-	}
-	dst = append(append(dst, method...), ' ')
-	dst, err := appendTarget(dst, req)
+	dst, err := appendStart(dst, req)
 	if err != nil {
 		return nil, err
 	}
-	dst = append(dst, " HTTP/1.1\r\nHost: "...)
-	if dst, err = appendHost(dst, req); err != nil {
-		return nil, err
-	}
-	dst = append(dst, "\r\n"...)
 	if req.Close {
 		dst = append(dst, "Connection: close\r\n"...)
 	}
@@ -44,7 +31,7 @@ func AppendRequest(dst []byte, req *http.Request) ([]byte, error) {
 		if dst, err = appendAnnounced(dst, req.Trailer); err != nil {
 			return nil, err
 		}
-	case length > 0, needsLength(method):
+	case length > 0, needsLength(req.Method):
 		dst = append(strconv.AppendInt(append(dst, "Content-Length: "...), length, 10), "\r\n"...)
 	}
 	for name, values := range req.Header {
@@ -60,9 +47,40 @@ func AppendRequest(dst []byte, req *http.Request) ([]byte, error) {
 				continue
 			}
 		}
-		if dst, err = appendField(dst, name, values); err != nil {
+		if dst, err = AppendField(dst, name, values); err != nil {
 			return nil, err
 		}
+	}
+	return append(dst, "\r\n"...), nil
+}
+
+// AppendBodiless begins the head of a request without a body: all that does not
+// come from Header. The fields and an empty line are to follow.
+func AppendBodiless(dst []byte, req *http.Request) ([]byte, error) {
+	dst, err := appendStart(dst, req)
+	if err == nil && needsLength(req.Method) {
+		dst = append(dst, "Content-Length: 0\r\n"...)
+	}
+	return dst, err
+}
+
+// appendStart appends the request line and Host.
+func appendStart(dst []byte, req *http.Request) ([]byte, error) {
+	method := req.Method
+	if method == "" {
+		method = http.MethodGet
+	}
+	if !isToken(method) {
+		return nil, fmt.Errorf("http1: method %q", method)
+	}
+	dst = append(append(dst, method...), ' ')
+	dst, err := appendTarget(dst, req)
+	if err != nil {
+		return nil, err
+	}
+	dst = append(dst, " HTTP/1.1\r\nHost: "...)
+	if dst, err = appendHost(dst, req); err != nil {
+		return nil, err
 	}
 	return append(dst, "\r\n"...), nil
 }
@@ -128,8 +146,9 @@ func appendHost(dst []byte, req *http.Request) ([]byte, error) {
 	return append(dst, host...), nil
 }
 
-// appendField writes a field, one line for each value.
-func appendField(dst []byte, name string, values []string) ([]byte, error) {
+// AppendField appends a field, one line for each value. The error is for what no
+// field can be.
+func AppendField(dst []byte, name string, values []string) ([]byte, error) {
 	if !isToken(name) {
 		return nil, fmt.Errorf("http1: field name %q", name)
 	}
@@ -230,7 +249,7 @@ func AppendResponse(dst []byte, res *http.Response, method string) ([]byte, erro
 				continue
 			}
 		}
-		if dst, err = appendField(dst, name, values); err != nil {
+		if dst, err = AppendField(dst, name, values); err != nil {
 			return nil, err
 		}
 	}
@@ -304,7 +323,7 @@ func appendEnd(dst []byte, trailer http.Header) ([]byte, error) {
 			continue
 		}
 		var err error
-		if dst, err = appendField(dst, name, values); err != nil {
+		if dst, err = AppendField(dst, name, values); err != nil {
 			return nil, err
 		}
 	}
