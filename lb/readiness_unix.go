@@ -18,10 +18,17 @@ type readiness struct {
 	try    func(fd uintptr) bool // made once, so that a read allocates nothing
 	reader *http1.Reader
 	err    error
+	atOnce bool // the bytes were there already
+
+	turn  func(fd uintptr) bool // likewise
+	out   []byte
+	wrote int
+	begun bool        // as much of out has been written as the kernel took
+	sent  func() bool // is told when all of it has been, and says whether to go on
 }
 
 // newReadiness returns nil if the connection is none of the kernel's own.
-func newReadiness(nc net.Conn) *readiness {
+func newReadiness(nc net.Conn, sent func() bool) *readiness {
 	switch nc.(type) {
 	case *net.TCPConn, *net.UnixConn:
 	default:
@@ -31,8 +38,8 @@ func newReadiness(nc net.Conn) *readiness {
 	if err != nil {
 		return nil
 	}
-	r := &readiness{raw: raw}
-	r.try = r.receive
+	r := &readiness{raw: raw, sent: sent}
+	r.try, r.turn = r.receive, r.sendFirst
 	return r
 }
 
@@ -45,6 +52,7 @@ func (r *readiness) receive(fd uintptr) bool {
 			continue
 		case err == syscall.EAGAIN:
 			r.reader.Release()
+			r.atOnce = false
 			return false
 		case err != nil:
 			r.err = os.NewSyscallError("read", err)
@@ -59,9 +67,38 @@ func (r *readiness) receive(fd uintptr) bool {
 
 // read waits for bytes and puts them into the reader, which is empty.
 func (r *readiness) read(reader *http1.Reader) error {
-	r.reader, r.err = reader, nil
+	r.reader, r.err, r.atOnce = reader, nil, true
 	if err := r.raw.Read(r.try); err != nil {
 		return err
 	}
 	return r.err
+}
+
+// sendFirst says whether it is done. It does not read before the poller says that
+// there is something.
+func (r *readiness) sendFirst(fd uintptr) bool {
+	if r.begun {
+		return r.receive(fd)
+	}
+	for !r.begun {
+		n, err := syscall.Write(int(fd), r.out)
+		if err != syscall.EINTR {
+			r.begun, r.wrote = true, max(n, 0)
+		}
+	}
+	return r.wrote < len(r.out) || !r.sent()
+}
+
+// sendAndRead writes out, and waits then for what has not come before, as if there
+// could be nothing yet. It says how much it has written; if that is not all, it has
+// not waited, and an ordinary write must go on, and will find the error.
+func (r *readiness) sendAndRead(out []byte, reader *http1.Reader) (wrote int, err error) {
+	reader.Release()
+	r.reader, r.err, r.out, r.wrote, r.begun = reader, nil, out, 0, false
+	err = r.raw.Read(r.turn)
+	r.out = nil
+	if err == nil {
+		err = r.err
+	}
+	return r.wrote, err
 }

@@ -46,6 +46,13 @@ type serverConn struct {
 	client  clientKey // guarded by the server's mu
 	counted bool      // guarded by the server's mu
 
+	// What is left of a response for turn to send.
+	out     []byte
+	outRoom *[replyRoom]byte
+	// The client sends requests before it has the responses to others.
+	pipelines  bool
+	overlooked bool // the last request had come before anybody looked
+
 	readDeadline
 	watch watch
 }
@@ -107,7 +114,7 @@ func (c *serverConn) serve() {
 	}
 	ctx, cancel := context.WithCancel(context.WithValue(c.ctx, http.LocalAddrContextKey, c.nc.LocalAddr()))
 	c.reader = http1.NewReader(c)
-	c.ready = newReadiness(c.nc)
+	c.ready = newReadiness(c.nc, c.idle)
 	if !c.awaitFirst() {
 		cancel()
 		return
@@ -122,7 +129,7 @@ func (c *serverConn) serve() {
 	defer cancel()
 	c.ctx = ctx
 	for before := http.StateNew; c.setState(before, http.StateActive) && c.serveRequest(); before = http.StateIdle {
-		if !c.setState(http.StateActive, http.StateIdle) || c.server.ending.Load() || !c.awaitNext() {
+		if !c.turn() {
 			return
 		}
 	}
@@ -173,6 +180,7 @@ func (c *serverConn) awaitFirst() bool {
 // awaitNext waits for the next request, without a buffer.
 func (c *serverConn) awaitNext() bool {
 	if c.reader.Buffered() > 0 {
+		c.pipelines = true
 		return true
 	}
 	// The next request takes a moment. Whoever else can run now saves a read that

@@ -113,11 +113,15 @@ func (w *reply) finish() (again bool) {
 	if w.chunked {
 		w.out = http1.AppendSafeEnd(w.out, w.finalTrailer())
 	}
-	w.push()
 	if w.req.MultipartForm != nil {
 		w.req.MultipartForm.RemoveAll()
 	}
 	short := w.length >= 0 && w.written != w.length && w.req.Method != http.MethodHead && bodyAllowed(w.status)
+	if !w.hasBody && w.err == nil && !w.close && !short && len(w.out) > 0 && c.turns() {
+		c.out, c.outRoom, w.out, w.outRoom = w.out, w.outRoom, nil, nil
+		return true
+	}
+	w.push()
 	again = w.err == nil && !w.close && !short
 	if w.hasBody {
 		read := again && w.body.drain()

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"runtime"
 	"sync"
 	"time"
 
@@ -169,16 +168,16 @@ func (c *Client) Send(ctx context.Context, m *Message, limit time.Duration, on O
 // exchange says whether an error is one of a connection that was kept too long,
 // and the request as good as not sent.
 func (c *conn) exchange(m *Message, on Observer) (res *Response, stale bool, err error) {
-	if n, err := c.send(m.Head); err != nil {
+	send := c.sendBodiless
+	if m.req != nil {
+		send = c.send
+	}
+	if n, err := send(m.Head); err != nil {
 		return nil, c.reused && n == 0 && err != ErrTimeout, c.cause(err)
 	}
 	if m.req != nil {
 		c.up = &upload{conn: c, req: m.req, length: m.length}
 		go c.up.run()
-	} else {
-		// The answer takes a moment. Whoever else can run now saves a read that
-		// finds nothing, and the wait for the poller.
-		runtime.Gosched()
 	}
 	for {
 		res, err := c.reader.ReadHead(m.Method, c.client.conf.HeadBytes)
@@ -239,7 +238,7 @@ func (c *Client) connect(ctx context.Context, u *url.URL, due time.Time) (*conn,
 	if err != nil {
 		return nil, causeOf(ctx, err)
 	}
-	conn := &conn{client: c, nc: raw, raw: raw, probe: newProbe(raw)}
+	conn := &conn{client: c, nc: raw, raw: raw, probe: newProbe(raw), turn: newTurnaround(raw)}
 	conn.reader = NewReader(conn)
 	if u.Scheme == "https" {
 		if err := conn.handshake(ctx, host); err != nil {
@@ -278,7 +277,7 @@ func (c *conn) handshake(ctx context.Context, host string) error {
 	if p := state.NegotiatedProtocol; p != "" && p != "http/1.1" {
 		return fmt.Errorf("http1: the backend speaks %q", p)
 	}
-	c.nc, c.tls = secure, &state
+	c.nc, c.tls, c.turn = secure, &state, nil
 	return nil
 }
 

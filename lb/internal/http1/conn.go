@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"time"
 )
 
@@ -21,7 +22,8 @@ type conn struct {
 	nc     net.Conn // what is read and written
 	raw    net.Conn // below TLS
 	tls    *tls.ConnectionState
-	probe  *probe // nil if the connection cannot be looked at
+	probe  *probe      // nil if the connection cannot be looked at
+	turn   *turnaround // nil if it takes an ordinary write and read
 	reader *Reader
 	reused bool
 	idled  time.Time // when it fell idle
@@ -35,6 +37,7 @@ type conn struct {
 	due      time.Time   // when the response must have begun, zero for never
 	watching func() bool // ends the watch; nil while there is none
 	answered bool        // bytes have come
+	readErr  error       // what Read finds next
 	up       *upload     // nil without a body
 }
 
@@ -42,7 +45,7 @@ type conn struct {
 // is left alone if it comes before the first wait is over: Read moves it, should it
 // pass too early. So a busy connection seldom sets any.
 func (c *conn) begin(ctx context.Context, now, due time.Time) {
-	c.ctx, c.due, c.answered, c.up = ctx, due, false, nil
+	c.ctx, c.due, c.answered, c.readErr, c.up = ctx, due, false, nil, nil
 	if c.first = now.Add(watchAfter); !due.IsZero() && due.Before(c.first) {
 		c.first = due
 	}
@@ -62,6 +65,10 @@ func (c *conn) abort() { c.raw.Close() }
 // Read is what the reader reads from. It starts the watch when the first
 // deadline has passed.
 func (c *conn) Read(p []byte) (int, error) {
+	if err := c.readErr; err != nil {
+		c.readErr = nil
+		return 0, c.cause(err)
+	}
 	for {
 		n, err := c.nc.Read(p)
 		if n > 0 {
@@ -125,6 +132,34 @@ func (c *conn) send(head []byte) (n int, err error) {
 		return n, ErrTimeout
 	}
 	return n, err
+}
+
+// sendBodiless is send for a request without a body. It may wait for the answer,
+// which is in the reader then; what it cannot read, Read will find.
+func (c *conn) sendBodiless(head []byte) (n int, err error) {
+	if c.turn == nil || len(head) > bufferSize {
+		if n, err = c.send(head); err == nil {
+			// The answer takes a moment. Whoever else can run now saves a read that
+			// finds nothing, and the wait for the poller.
+			runtime.Gosched()
+		}
+		return n, err
+	}
+	runtime.Gosched()
+	if n, err = c.turn.run(head, c.reader); n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.setDeadline(c.first) // it was an earlier exchange's, and nothing was written
+		n, err = c.turn.run(head, c.reader)
+	}
+	switch {
+	case err == nil && n == len(head):
+		c.answered = true
+	case n < len(head):
+		m, err := c.send(head[n:])
+		return n + m, err
+	case !errors.Is(err, os.ErrDeadlineExceeded):
+		c.readErr = err
+	}
+	return n, nil
 }
 
 // finish ends the exchange, after whose response the connection may be used

@@ -54,7 +54,10 @@ func (r *Reader) Room() []byte {
 }
 
 // Took adds n bytes that were put into Room.
-func (r *Reader) Took(n int) { r.w += n }
+func (r *Reader) Took(n int) {
+	r.drained = n < len(r.buf)-r.w
+	r.w += n
+}
 
 // Next returns what is buffered, which is valid until the next call.
 func (r *Reader) Next() []byte { return r.buf[r.r:r.w] }
@@ -92,8 +95,7 @@ func (r *Reader) fill() error {
 		r.r = 0
 	}
 	n, err := r.src.Read(r.buf[r.w:])
-	r.drained = n < len(r.buf)-r.w
-	r.w += n
+	r.Took(n)
 	if n > 0 {
 		return nil
 	}
