@@ -45,8 +45,8 @@ type attempt struct {
 	connecting, connected, answered atomic.Bool
 }
 
-func (a *attempt) init(x *exchange, picked Picked) {
-	a.x, a.picked, a.start, a.limit, a.ctx = x, picked, time.Now(), x.tryLimit(), x.in.Context()
+func (a *attempt) init(x *exchange, picked Picked, now time.Time) {
+	a.x, a.picked, a.start, a.limit, a.ctx = x, picked, now, x.tryLimit(now), x.in.Context()
 }
 
 // bound gives the attempt a context that ends with it, or when its time is over.
@@ -109,7 +109,7 @@ func (a *attempt) send() (*http.Response, error) {
 // sendPlain sends the head that writePlain has made.
 func (a *attempt) sendPlain(c *http1.Client) (*http.Response, error) {
 	x := a.x
-	res, err := c.Send(a.ctx, &http1.Message{URL: a.picked.Backend().url, Method: x.in.Method, Head: x.plain}, a.limit, a)
+	res, err := c.Send(a.ctx, &http1.Message{URL: a.picked.Backend().url, Method: x.in.Method, Head: x.plain, Now: a.start}, a.limit, a)
 	switch {
 	case err != nil:
 		a.noteFailure(err)

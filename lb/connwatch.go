@@ -126,6 +126,7 @@ type requestContext struct {
 	done   chan struct{}
 	err    error
 	linked bool
+	asked  bool        // with Err
 	unlink func() bool // from the connection's
 	after  map[*func()]struct{}
 }
@@ -152,9 +153,10 @@ func (r *requestContext) Err() error {
 		if err := r.Context.Err(); err != nil {
 			return err
 		}
-		if time.Since(r.began) > watchDelay {
+		if r.asked && time.Since(r.began) > watchDelay {
 			r.link() // for those who only ask from time to time
 		}
+		r.asked = true
 	}
 	return r.err
 }

@@ -184,8 +184,9 @@ func (x *exchange) prepareBody(trusted bool) *Error {
 
 // begin starts an attempt.
 func (x *exchange) begin(picked Picked) {
+	now := time.Now()
 	if x.tried == nil {
-		x.tried, x.begun = x.triedIn[:0], time.Now()
+		x.tried, x.begun = x.triedIn[:0], now
 	}
 	x.tried = append(x.tried, picked.Backend())
 	x.event.Backend = picked.Backend().ID()
@@ -194,7 +195,7 @@ func (x *exchange) begin(picked Picked) {
 	if x.event.Attempts > 1 {
 		a = new(attempt)
 	}
-	a.init(x, picked)
+	a.init(x, picked, now)
 	x.current = a
 }
 

@@ -2,6 +2,7 @@ package lb
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -14,6 +15,15 @@ import (
 var hopByHop = []string{
 	"Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
 	"Proxy", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization",
+}
+
+// isHopByHop says whether hopByHop has the name.
+func isHopByHop(name string) bool {
+	switch name[0] {
+	case 'C', 'H', 'K', 'P', 'T', 'U':
+		return slices.Contains(hopByHop, name)
+	}
+	return false
 }
 
 func removeHopByHop(h http.Header) {

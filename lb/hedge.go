@@ -227,7 +227,7 @@ func (r *race) begin() *attempt {
 		return nil
 	}
 	a := &attempt{spare: true}
-	a.init(x, picked)
+	a.init(x, picked, time.Now())
 	a.bound()
 	r.spare = a
 	return a

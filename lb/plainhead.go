@@ -2,7 +2,6 @@ package lb
 
 import (
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/palisade-go/palisade/lb/internal/http1"
@@ -83,7 +82,7 @@ func fateOf(name string, values []string) fate {
 		}
 		return passes
 	}
-	if slices.Contains(hopByHop, name) {
+	if isHopByHop(name) {
 		return ends
 	}
 	switch claimOf(name) {

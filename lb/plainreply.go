@@ -39,7 +39,7 @@ func (x *exchange) respondPlain(res *http1.Response) {
 				x.current.load = parseLoad(f.Value)
 			}
 		}
-		if !slices.Contains(hopByHop, f.Name) {
+		if !isHopByHop(f.Name) {
 			kept = append(kept, f)
 		}
 	}

@@ -42,7 +42,7 @@ type reply struct {
 	ctx  requestContext
 	body serverBody
 
-	header  http.Header
+	header  http.Header        // nil until somebody asks for it
 	out     []byte             // to be sent: in outRoom, or larger
 	outRoom *[replyRoom]byte   // of the pool
 	held    []byte             // of the body, not yet in out
@@ -78,7 +78,12 @@ type headNotes struct {
 }
 
 // Header implements http.ResponseWriter.
-func (w *reply) Header() http.Header { return w.header }
+func (w *reply) Header() http.Header {
+	if w.header == nil {
+		w.header = make(http.Header)
+	}
+	return w.header
+}
 
 func bodyAllowed(status int) bool {
 	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified

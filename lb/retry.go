@@ -108,9 +108,9 @@ func backoff(base time.Duration, attempts int) time.Duration {
 
 // tryLimit is the time that the attempt that begins now has until its response
 // must begin.
-func (x *exchange) tryLimit() time.Duration {
+func (x *exchange) tryLimit(now time.Time) time.Duration {
 	conf := &x.proxy.conf
-	limit := conf.Timeout - time.Since(x.begun)
+	limit := conf.Timeout - now.Sub(x.begun)
 	if conf.TryTimeout > 0 {
 		limit = min(limit, conf.TryTimeout)
 	}

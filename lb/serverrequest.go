@@ -22,8 +22,9 @@ func (c *serverConn) serveRequest() (again bool) {
 		c.due = now.Add(d)
 	}
 	w := &reply{conn: c}
-	var req http.Request
-	if err := c.reader.ReadRequestInto(&req, &w.body.src, s.headBytes()); err != nil {
+	w.ctx.Context, w.ctx.conn, w.ctx.began = c.ctx, c, now
+	w.req = new(http.Request).WithContext(&w.ctx)
+	if err := c.reader.ReadRequestInto(w.req, &w.body.src, s.headBytes()); err != nil {
 		c.refuse(err)
 		return false
 	}
@@ -31,8 +32,7 @@ func (c *serverConn) serveRequest() (again bool) {
 	if s.WriteTimeout > 0 {
 		c.nc.SetWriteDeadline(now.Add(s.WriteTimeout))
 	}
-	req.RemoteAddr, req.TLS = c.remote, c.tls
-	if !w.prepare(&req, now) {
+	if !w.prepare() {
 		c.refuseStatus(http.StatusExpectationFailed)
 		return false
 	}
@@ -50,12 +50,11 @@ func (c *serverConn) serveRequest() (again bool) {
 	return again
 }
 
-// prepare makes the request that the handler gets. It says whether the server can
+// prepare makes the request what the handler gets. It says whether the server can
 // do what the client expects.
-func (w *reply) prepare(req *http.Request, now time.Time) bool {
-	c := w.conn
-	w.header = make(http.Header)
-	w.ctx.Context, w.ctx.conn, w.ctx.began = c.ctx, c, now
+func (w *reply) prepare() bool {
+	c, req := w.conn, w.req
+	req.RemoteAddr, req.TLS = c.remote, c.tls
 	w.close = req.Close
 	if req.ProtoMinor == 0 && httpguts.HeaderValuesContainsToken(req.Header["Connection"], "keep-alive") {
 		w.keepAlive10 = !httpguts.HeaderValuesContainsToken(req.Header["Connection"], "close")
@@ -69,11 +68,9 @@ func (w *reply) prepare(req *http.Request, now time.Time) bool {
 		w.expects = w.hasBody && req.ProtoMinor > 0
 		w.mayGoOn.Store(w.expects)
 	}
-	w.req = req.WithContext(&w.ctx)
 	if w.hasBody {
 		w.body.conn, w.body.w = c, w
-		w.body.src.TrailerOf(w.req)
-		w.req.Body = &w.body
+		req.Body = &w.body
 	}
 	c.beginWatch(&w.ctx, !w.hasBody)
 	return true

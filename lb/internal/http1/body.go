@@ -60,10 +60,6 @@ func (b *Body) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// TrailerOf says which request gets the trailer, if it is a copy of the one that
-// was read.
-func (b *Body) TrailerOf(req *http.Request) { b.trailer = &req.Trailer }
-
 // Unread is how many bytes of the body are certain to come yet; less, if it is
 // chunked.
 func (b *Body) Unread() int64 { return b.left }

@@ -122,8 +122,9 @@ func (c *Client) do(ctx context.Context, req *http.Request, limit time.Duration,
 type Message struct {
 	URL    *url.URL // where it goes: scheme and host
 	Method string
-	Head   []byte // all of it; there is no body
-	Close  bool   // Head says that no other request follows
+	Head   []byte    // all of it; there is no body
+	Close  bool      // Head says that no other request follows
+	Now    time.Time // zero if Send is to look
 
 	req    *http.Request // whose body follows, nil if there is none
 	length int64         // of the body
@@ -134,7 +135,10 @@ func (m *Message) repeatable() bool { return m.req == nil && isIdempotent(m.Meth
 
 // Send is [Client.Do] for those who have written the head themselves.
 func (c *Client) Send(ctx context.Context, m *Message, limit time.Duration, on Observer) (*Response, error) {
-	now := time.Now()
+	now := m.Now
+	if now.IsZero() {
+		now = time.Now()
+	}
 	var due time.Time
 	if limit > 0 {
 		due = now.Add(limit)
