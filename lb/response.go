@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,6 +77,7 @@ func (x *exchange) writeHead(res *http.Response) int {
 		for name := range res.Trailer {
 			names = append(names, name)
 		}
+		slices.Sort(names)
 		h.Add("Trailer", strings.Join(names, ", "))
 		if x.in.ProtoMajor == 1 && x.in.Method != http.MethodHead {
 			// HTTP/2 allows a length beside a trailer; here a trailer needs chunks.

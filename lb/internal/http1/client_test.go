@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,6 +198,100 @@ func TestUnsolicitedBytes(t *testing.T) {
 		}
 		if conns.Load() != 5 {
 			t.Errorf("late %v: %d connections for 5 requests", late, conns.Load())
+		}
+	}
+}
+
+// TestBytesBehindBody: bytes that came with the end of a large body, where no
+// buffer shows them, are found although the connection is used again at once.
+func TestBytesBehindBody(t *testing.T) {
+	const size = 3*bufferSize + 17
+	evil := "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+	whole := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size)) + evil
+	url, conns := backend(t, func(_ int64, c net.Conn, r *bufio.Reader) {
+		http.ReadRequest(r)
+		io.WriteString(c, whole)
+		io.Copy(io.Discard, c)
+	})
+	client := newClient(t)
+	for range 5 {
+		if _, body, err := do(t, client, "GET", url, ""); len(body) != size || err != nil {
+			t.Fatalf("%d bytes, %v", len(body), err)
+		}
+	}
+	if conns.Load() != 5 {
+		t.Errorf("%d connections for 5 requests", conns.Load())
+	}
+}
+
+// TestEarlyAnswer: a backend that answers before it has read the request, one that
+// ends the connection instead, and one that takes its time, over a connection of
+// the kernel's, whose answer is awaited before the request is written.
+func TestEarlyAnswer(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		serve func(c net.Conn, r *bufio.Reader)
+		body  string
+		err   error
+	}{
+		{"at once", func(c net.Conn, r *bufio.Reader) { io.WriteString(c, okay); r.Peek(1) }, "ok", nil},
+		{"in parts", func(c net.Conn, r *bufio.Reader) {
+			r.Peek(1)
+			for _, b := range []byte(okay) {
+				c.Write([]byte{b})
+			}
+		}, "ok", nil},
+		{"slowly", func(c net.Conn, r *bufio.Reader) {
+			r.Peek(1)
+			time.Sleep(3 * watchAfter)
+			io.WriteString(c, okay)
+		}, "ok", nil},
+		{"the end", func(c net.Conn, r *bufio.Reader) { http.ReadRequest(r) }, "", ErrClosed},
+		{"a reset", func(c net.Conn, r *bufio.Reader) {
+			http.ReadRequest(r)
+			c.(*net.TCPConn).SetLinger(0)
+		}, "", syscall.ECONNRESET},
+	} {
+		url, _ := backend(t, func(_ int64, conn net.Conn, r *bufio.Reader) { c.serve(conn, r) })
+		_, body, err := do(t, newClient(t), "GET", url, "")
+		if body != c.body || !errors.Is(err, c.err) {
+			t.Errorf("%s: %q, %v; want %q, %v", c.name, body, err, c.body, c.err)
+		}
+	}
+}
+
+// TestHeadThatStops: a peer that does not read takes only a part of a head at once;
+// the rest waits for it.
+func TestHeadThatStops(t *testing.T) {
+	url, _ := backend(t, func(_ int64, c net.Conn, r *bufio.Reader) {
+		c.(*net.TCPConn).SetReadBuffer(4 << 10)
+		for {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+			text := fmt.Sprint(len(req.Header.Get("Long")))
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+		}
+	})
+	client := New(Config{IdleConns: 1, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			err = c.(*net.TCPConn).SetWriteBuffer(1) // the least there is
+		}
+		return c, err
+	}})
+	t.Cleanup(client.CloseIdleConnections)
+	for _, n := range []int{bufferSize - 500, 40 * bufferSize, 10} {
+		req, _ := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+		req.Header.Set("Long", strings.Repeat("x", n))
+		res, err := client.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(res.Body); string(body) != fmt.Sprint(n) || err != nil {
+			t.Errorf("%q, %v; want %d", body, err, n)
 		}
 	}
 }

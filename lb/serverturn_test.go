@@ -1,0 +1,114 @@
+package lb
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palisade-go/palisade/lb/internal/http1"
+)
+
+// TestServerOverlooksNothing: a request that comes while the one before it is
+// answered, in a packet of its own, is found, however often.
+func TestServerOverlooksNothing(t *testing.T) {
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	rig := startServer(t, &Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/first" {
+			begun <- struct{}{}
+			<-goOn
+		}
+		io.WriteString(w, r.URL.Path)
+	})})
+	c := rig.dial(t)
+	for range 5 {
+		c.send("GET /first HTTP/1.1\nHost: h\n\n")
+		<-begun
+		c.send("GET /second HTTP/1.1\nHost: h\n\n")
+		time.Sleep(time.Millisecond) // so that the poller has told of it before the response
+		goOn <- struct{}{}
+		for _, want := range []string{"/first", "/second"} {
+			if _, body := c.receive("GET"); body != want {
+				t.Fatalf("%q, want %q", body, want)
+			}
+		}
+	}
+}
+
+// TestServerNoticesEarlyEnd: a client that says while it waits that it will send no
+// more gets its response, and then the end.
+func TestServerNoticesEarlyEnd(t *testing.T) {
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	rig := startServer(t, &Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		begun <- struct{}{}
+		<-goOn
+		io.WriteString(w, "ok")
+	})})
+	c := rig.dial(t)
+	c.send("GET / HTTP/1.1\nHost: h\n\n")
+	<-begun
+	c.Conn.(interface{ CloseWrite() error }).CloseWrite()
+	time.Sleep(time.Millisecond)
+	goOn <- struct{}{}
+	if _, body := c.receive("GET"); body != "ok" {
+		t.Errorf("%q", body)
+	}
+	c.closed()
+}
+
+// TestTurnFullSocket: the end of a response that the kernel takes only a part of, or
+// nothing, goes out whole when the client reads again.
+func TestTurnFullSocket(t *testing.T) {
+	for _, free := range []bool{false, true} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		client := dialRaw(t, ln.Addr().String())
+		nc, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		filled := fill(t, nc.(*net.TCPConn))
+		if free { // some room, less than a response
+			io.CopyN(io.Discard, client.r, int64(filled/2))
+			filled -= filled / 2
+		}
+		c := newServerConn(new(Server), nc, t.Context())
+		c.server.start()
+		c.reader = http1.NewReader(c)
+		c.ready = newReadiness(nc, c.idle)
+		c.state.Store(int32(http.StateActive))
+		out := strings.Repeat("y", 1<<20) + "z"
+		c.out = []byte(out)
+		next := make(chan bool)
+		go func() { next <- c.turn() }()
+		got := make([]byte, filled+len(out))
+		if _, err := io.ReadFull(client.r, got); err != nil || string(got[filled:]) != out {
+			t.Fatalf("not what was sent, %v", err)
+		}
+		client.send("G")
+		if !<-next || string(c.reader.Next()) != "G" {
+			t.Errorf("next is %q", c.reader.Next())
+		}
+		c.reader.Release()
+	}
+}
+
+// fill writes until the kernel takes no more.
+func fill(t *testing.T, nc *net.TCPConn) (n int) {
+	t.Helper()
+	nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	for {
+		m, err := nc.Write(make([]byte, 1<<20))
+		n += m
+		if err != nil {
+			nc.SetWriteDeadline(time.Time{})
+			return n
+		}
+	}
+}
