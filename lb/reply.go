@@ -287,7 +287,7 @@ func (w *reply) ReadFrom(src io.Reader) (n int64, err error) {
 	buf := copyBuffers.Get().(*[32 << 10]byte)
 	defer copyBuffers.Put(buf)
 	tcp, ok := w.conn.nc.(*net.TCPConn)
-	if !ok || w.length >= 0 && w.length <= replyRoom || w.req.Method == http.MethodHead {
+	if !ok || w.isSmall() || w.req.Method == http.MethodHead {
 		return io.CopyBuffer(writerOnly{w}, src, buf[:])
 	}
 	if !w.headDone {
@@ -297,6 +297,10 @@ func (w *reply) ReadFrom(src io.Reader) (n int64, err error) {
 			return n, err
 		}
 	}
+	if w.isSmall() || w.length < 0 && !w.headDone { // as the fields have shown
+		m, err := io.CopyBuffer(writerOnly{w}, src, buf[:])
+		return n + m, err
+	}
 	if err := w.FlushError(); err != nil {
 		return n, err
 	}
@@ -304,8 +308,11 @@ func (w *reply) ReadFrom(src io.Reader) (n int64, err error) {
 		m, err := io.CopyBuffer(writerOnly{w}, src, buf[:])
 		return n + m, err
 	}
-	if w.length >= 0 {
-		src = io.LimitReader(src, w.length-w.written)
+	if rest := w.length - w.written; w.length >= 0 {
+		// Of a limit within a limit the net package knows nothing, and copies.
+		if l, ok := src.(*io.LimitedReader); !ok || l.N > rest {
+			src = io.LimitReader(src, rest)
+		}
 	}
 	m, err := tcp.ReadFrom(src)
 	w.written += m
@@ -314,6 +321,9 @@ func (w *reply) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 	return n + m, err
 }
+
+// isSmall says whether the body is known to go out with its head.
+func (w *reply) isSmall() bool { return w.status != 0 && w.length >= 0 && w.length <= replyRoom }
 
 // writerOnly hides ReadFrom.
 type writerOnly struct{ io.Writer }
