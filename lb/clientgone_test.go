@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -121,7 +120,7 @@ func newBubble(t *testing.T, conf ProxyConfig, wrap func(http.Handler) http.Hand
 	if wrap != nil {
 		h = wrap(h)
 	}
-	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
+	srv := rigFront(frontConf{handler: h}, new(logBuffer))
 	go srv.Serve(b.front)
 	tr := &http.Transport{DialContext: b.front.DialContext}
 	b.client = &http.Client{Transport: tr}

@@ -375,7 +375,7 @@ func TestGRPC(t *testing.T) {
 	canceled := make(chan error, 1)
 	backend := newH2CServer(t, 100, grpcServer(canceled))
 	r := newRig(t, PoolConfig{Backends: []BackendConfig{{ID: "grpc", URL: backend.url()}}}, ProxyConfig{}, func(next http.Handler) http.Handler { return next })
-	front := newH2CServer(t, 100, r.server.Config.Handler)
+	front := newH2CServer(t, 100, r.server.handler)
 	tr := &http.Transport{Protocols: new(http.Protocols)}
 	tr.Protocols.SetUnencryptedHTTP2(true)
 	defer tr.CloseIdleConnections()

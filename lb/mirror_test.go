@@ -68,7 +68,7 @@ func TestMirror(t *testing.T) {
 
 // proxyMirrorBusy says whether a copy is under way.
 func (r *rig) proxyMirrorBusy() bool {
-	return r.server.Config.Handler.(*Proxy).mirror.inFlight.Load() > 0
+	return r.server.handler.(*Proxy).mirror.inFlight.Load() > 0
 }
 
 // TestMirrorIsNeverFelt: a shadow that stalls, or does not exist, costs the client

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +22,7 @@ type rig struct {
 	t      *testing.T
 	pool   *Pool
 	addr   string
-	server *httptest.Server
+	server *rigServer
 	mu     sync.Mutex
 	events []Event
 	got    chan struct{} // has an element if there may be an event
@@ -65,13 +66,80 @@ func newRig(t *testing.T, pc PoolConfig, conf ProxyConfig, wrap func(http.Handle
 	if wrap != nil {
 		h = wrap(h)
 	}
-	r.server = httptest.NewUnstartedServer(h)
-	r.server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	r.server.Start()
-	t.Cleanup(r.server.Close)
+	r.server = startRigServer(t, h)
 	r.addr = r.server.Listener.Addr().String()
 	return r
 }
+
+// rigFront is what proxies are tested behind. TestProxyBehindServer changes it;
+// tests are not run in parallel.
+var rigFront = newNetHTTP
+
+// rigServer serves a proxy by rigFront, as an httptest.Server would.
+type rigServer struct {
+	URL      string
+	Listener net.Listener
+	handler  http.Handler
+	front    front
+	client   *http.Client
+
+	mu    sync.Mutex // guards conns
+	conns map[net.Conn]http.ConnState
+}
+
+func startRigServer(t *testing.T, h http.Handler) *rigServer {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := new(http.Transport)
+	s := &rigServer{
+		URL: "http://" + ln.Addr().String(), Listener: ln, handler: h, client: &http.Client{Transport: tr}, conns: make(map[net.Conn]http.ConnState),
+	}
+	s.front = rigFront(frontConf{handler: h, connState: s.noteState}, new(logBuffer))
+	ended := make(chan error, 1)
+	go func() { ended <- s.front.Serve(ln) }()
+	t.Cleanup(func() {
+		tr.CloseIdleConnections()
+		http.DefaultClient.CloseIdleConnections()
+		s.closeConnections(http.StateNew, http.StateIdle)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		s.front.Shutdown(ctx)
+		s.front.Close()
+		if err := <-ended; err != http.ErrServerClosed {
+			t.Errorf("Serve returned %v, want %v", err, http.ErrServerClosed)
+		}
+	})
+	return s
+}
+
+func (s *rigServer) noteState(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns[c] = state; state == http.StateClosed || state == http.StateHijacked {
+		delete(s.conns, c)
+	}
+}
+
+func (s *rigServer) closeConnections(states ...http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c, state := range s.conns {
+		if slices.Contains(states, state) {
+			c.Close()
+		}
+	}
+}
+
+// CloseClientConnections ends what is connected.
+func (s *rigServer) CloseClientConnections() {
+	s.closeConnections(http.StateNew, http.StateActive, http.StateIdle)
+}
+
+// Client is a client that connects anew for each test.
+func (s *rigServer) Client() *http.Client { return s.client }
 
 // event waits for the next record.
 func (r *rig) event() Event {
