@@ -95,6 +95,25 @@ func TestShares(t *testing.T) {
 	}
 }
 
+// TestLastResort: while nobody is healthy, those that are not known yet come
+// first, then those that are ejected, and the unhealthy ones last, whatever their
+// priority or zone; of the same state, a lower priority and the own zone come
+// first.
+func TestLastResort(t *testing.T) {
+	for _, c := range []struct{ states, want string }{
+		{"ue?", "0?"}, {"ue", "0e"}, {"eu", "0e"}, {"u e", "1e"}, {"e u", "0e"}, {"u e ?", "2?"}, {"e ?", "1?"}, {"u u", "0u"}, {"ee e", "0e"},
+		{"du", "0u"}, {"d e", "1e"}, {"dd", ErrNoBackend.Error()[:2]}, {"uU", "0U"}, {"uE", "0E"}, {"eU", "0e"}, {"Eu e", "0E"},
+	} {
+		p := tiered(t, PoolConfig{Strategy: RoundRobin{}, Zone: "z"}, c.states)
+		for range 10 {
+			if got := pickID(t, p, PickInfo{}); got[:2] != c.want {
+				t.Errorf("%s: got %s, want %s", c.states, got, c.want)
+			}
+		}
+		p.Close()
+	}
+}
+
 // A request that has been to all of its level goes to the next, even if that has
 // no share, so that a retry finds a backup.
 func TestRetryGoesToTheBackup(t *testing.T) {
