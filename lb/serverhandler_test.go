@@ -299,3 +299,20 @@ func TestServerHeaderIsSanitized(t *testing.T) {
 		t.Errorf("log %q", log)
 	}
 }
+
+// TestServerFramingIsItsOwn: a handler that writes the fields of framing in letters
+// of its own does not get a second framing into the response.
+func TestServerFramingIsItsOwn(t *testing.T) {
+	rig := startServer(t, &Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h["content-length"], h["TRANSFER-ENCODING"], h["trailer"] = []string{"1"}, []string{"chunked"}, []string{"X"}
+		io.WriteString(w, "hello")
+	})})
+	c := rig.dial(t)
+	for range 2 {
+		c.send("GET / HTTP/1.1\nHost: h\n\n")
+		if res, body := c.receive("GET"); body != "hello" || res.ContentLength != 5 || len(res.TransferEncoding) > 0 {
+			t.Errorf("body %q, length %d, coding %q", body, res.ContentLength, res.TransferEncoding)
+		}
+	}
+}

@@ -146,11 +146,32 @@ func appendHost(dst []byte, req *http.Request) ([]byte, error) {
 	return append(dst, host...), nil
 }
 
-// AppendField appends a field, one line for each value. The error is for what no
-// field can be.
+// isMisspelt says whether a name is one of those that say how a message is framed
+// and whose it is, in other letters than they are written with here. A header
+// that a program has made may have it beside the right one.
+func isMisspelt(name string) bool {
+	right := ""
+	switch len(name) {
+	case len("Host"):
+		right = "Host"
+	case len("Trailer"):
+		right = "Trailer"
+	case len("Content-Length"):
+		right = "Content-Length"
+	case len("Transfer-Encoding"):
+		right = "Transfer-Encoding"
+	}
+	return right != "" && name != right && strings.EqualFold(name, right)
+}
+
+// AppendField appends a field, one line for each value, but none of framing that
+// is misspelt. The error is for what no field can be.
 func AppendField(dst []byte, name string, values []string) ([]byte, error) {
 	if !isToken(name) {
 		return nil, fmt.Errorf("http1: field name %q", name)
+	}
+	if isMisspelt(name) {
+		return dst, nil
 	}
 	for _, v := range values {
 		if !consists(v, inValue) {
@@ -163,9 +184,10 @@ func AppendField(dst []byte, name string, values []string) ([]byte, error) {
 }
 
 // AppendSafeField appends a field of a response whatever it holds: one whose name
-// is no token is left out, and control characters in values become spaces.
+// is no token, or is one of framing that is misspelt, is left out, and control
+// characters in values become spaces.
 func AppendSafeField(dst []byte, name string, values []string) []byte {
-	if !isToken(name) {
+	if !isToken(name) || isMisspelt(name) {
 		return dst
 	}
 	for _, v := range values {
