@@ -71,7 +71,10 @@ func TestShares(t *testing.T) {
 		{states: "hue", panics: .5, want: map[string]float64{"0h": .33, "0u": .33, "0e": .33}},
 		{states: "hued", panics: .5, want: map[string]float64{"0h": .33, "0u": .33, "0e": .33}},
 		{states: "huuu hh", panics: .5, want: map[string]float64{"0h": .35, "1h": .65}}, // others can take it
+		{states: "h?uu", panics: .5, want: map[string]float64{"0h": .25, "0?": .25, "0u": .5}},
 		{states: "HHhh", zone: "z", want: map[string]float64{"0H": 1}},
+		{states: "hhHH", zone: "z", want: map[string]float64{"0H": 1}},
+		{states: "huHU hH", zone: "z", want: map[string]float64{"0H": .7, "0h": .3}},
 		{states: "HUhh", zone: "z", want: map[string]float64{"0H": .7, "0h": .3}},
 		{states: "UUhh HH", zone: "z", want: map[string]float64{"0h": 1}}, // priority before zone
 		{states: "HHhh", want: map[string]float64{"0H": .5, "0h": .5}},    // no zone of its own
