@@ -13,7 +13,7 @@ import (
 func TestRoundRobinIsExactUnderConcurrency(t *testing.T) {
 	backends := backendsOf(1, 1, 1)
 	p := RoundRobin{}.Build(backends)
-	const each = 30_000
+	const each = 300_000 // so that turns are taken at the same time
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
