@@ -3,9 +3,11 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 )
 
@@ -52,9 +54,13 @@ type facts struct {
 	hello    *helloFacts    // nil: not seen, or see the request
 	known    *knowledge
 
-	viewed, identified bool
-	views              views
-	identity           string
+	viewed, identified, named, queried bool
+	views                              views
+	identity                           string
+	host                               string // "": not one that a server could mean
+	query                              url.Values
+	queryErr                           error
+	asked, found                       uint64 // of the sets with these slots: those that were asked, and said yes
 }
 
 func (f *facts) pathViews() views {
@@ -62,6 +68,42 @@ func (f *facts) pathViews() views {
 		f.views, f.viewed = viewsOf(f.request.URL), true
 	}
 	return f.views
+}
+
+// hostName returns the host in its one form, or false if it is neither a name nor
+// an address.
+func (f *facts) hostName() (string, bool) {
+	if !f.named {
+		f.named = true
+		if name, ok := normalHost(f.request.Host); ok {
+			f.host = name
+		}
+	}
+	return f.host, f.host != ""
+}
+
+func (f *facts) queryValues() (url.Values, error) {
+	if !f.queried {
+		f.query, f.queryErr = url.ParseQuery(f.request.URL.RawQuery)
+		f.queried = true
+	}
+	return f.query, f.queryErr
+}
+
+// inSet says whether the set of a predicate has an address. A named set, which can
+// change meanwhile, is asked once, so that a decision sees it as it was at one time.
+func (f *facts) inSet(n *node, addr netip.Addr) truth {
+	if n.slot == 0 {
+		return truthOf(n.set.Contains(addr))
+	}
+	bit := uint64(1) << (n.slot - 1)
+	if f.asked&bit == 0 {
+		f.asked |= bit
+		if n.set.Contains(addr) {
+			f.found |= bit
+		}
+	}
+	return truthOf(f.found&bit != 0)
 }
 
 func (f *facts) clientIdentity() string {
@@ -146,25 +188,56 @@ func (p *program) decision(f *facts, o *outcome) Decision {
 // rule applies the rules where everything that can be seen is seen. What is
 // unknown even so is ambiguous, and counts against the request.
 func (p *program) rule(f *facts, o *outcome) {
-	for i := range p.rules {
-		r := &p.rules[i]
-		t := r.match.eval(f)
-		if o.explain {
-			o.explainRule(r, f, t)
+	if o.explain {
+		p.ruleByRule(f, o)
+		return
+	}
+	for i := range p.index.lead {
+		if p.decides(i, f, o) {
+			return
 		}
-		switch {
-		case t == no, t == unknown && r.Verdict == Accept:
-		case r.Mode == Monitor:
-			o.monitoredRules = append(o.monitoredRules, i)
-		default:
-			o.verdict, o.reason, o.rule = r.Verdict, ByRule, i
+	}
+	if p.index.lead < len(p.rules) {
+		var room [inlineWords]uint64
+		for word, rules := range p.index.candidates(f, room[:0]) {
+			for ; rules != 0; rules &= rules - 1 {
+				if p.decides(64*word+bits.TrailingZeros64(rules), f, o) {
+					return
+				}
+			}
+		}
+	}
+	o.verdict, o.reason = p.verdict, ByDefault
+}
+
+// ruleByRule is rule without an index: it asks every rule, to explain them all.
+func (p *program) ruleByRule(f *facts, o *outcome) {
+	for i := range p.rules {
+		if p.decides(i, f, o) {
 			return
 		}
 	}
 	o.verdict, o.reason = p.verdict, ByDefault
+	o.step("default %v", p.verdict)
+}
+
+// decides says whether a rule settles the matter, where everything that can be
+// seen is seen.
+func (p *program) decides(i int, f *facts, o *outcome) bool {
+	r := &p.rules[i]
+	t := r.match.eval(f)
 	if o.explain {
-		o.step("default %v", p.verdict)
+		o.explainRule(r, f, t)
 	}
+	switch {
+	case t == no, t == unknown && r.Verdict == Accept:
+		return false
+	case r.Mode == Monitor:
+		o.monitoredRules = append(o.monitoredRules, i)
+		return false
+	}
+	o.verdict, o.reason, o.rule = r.Verdict, ByRule, i
+	return true
 }
 
 // rulePartly applies the rules where a part is not seen. It refuses only what

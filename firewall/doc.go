@@ -94,6 +94,13 @@
 // Drop and Reject both refuse. A connection is reset and a request is answered
 // with 403 either way.
 //
+// Handler does not go through the rules one after the other. It looks up what a
+// request has, and asks only the rules that want a path, host, header or network
+// of that kind, or none; so many of these rules cost little more than few. Asked of
+// every request is a rule that refuses or accepts by a named set or a country, by
+// a negation, or by alternatives of which one is such. A decision sees each set as
+// it was at one time, also if it changes meanwhile.
+//
 // # Who the client is
 //
 // The client is the peer, unless the peer is one of Config.TrustedProxies. Then

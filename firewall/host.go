@@ -38,9 +38,40 @@ func normalName(s string) (string, bool) {
 	return s, labelBytes > 0
 }
 
+// plainHost returns the name of a host that has the form of normalName but for a
+// port, as nearly all have. It returns false for others, and for some that are
+// good.
+func plainHost(host string) (string, bool) {
+	letter, labelBytes, end := false, 0, len(host)
+	for i := range len(host) {
+		switch c := host[i]; {
+		case end < len(host): // the port
+			if c < '0' || c > '9' {
+				return "", false
+			}
+		case c >= 'a' && c <= 'z':
+			letter = true
+			labelBytes++
+		case c >= '0' && c <= '9', c == '-', c == '_':
+			labelBytes++
+		case c == ':':
+			end = i
+		case c != '.' || labelBytes == 0 || labelBytes > 63:
+			return "", false
+		default:
+			labelBytes = 0
+		}
+	}
+	// Without a letter it might be an address.
+	return host[:end], letter && labelBytes > 0 && labelBytes <= 63 && end <= 253
+}
+
 // normalHost is normalName for a Host field: a port is taken off, and an IPv6
 // address is in brackets.
 func normalHost(host string) (string, bool) {
+	if name, ok := plainHost(host); ok {
+		return name, true
+	}
 	name, port, hasPort := host, "", false
 	if inner, ok := strings.CutPrefix(host, "["); ok {
 		var rest string
@@ -57,14 +88,6 @@ func normalHost(host string) (string, bool) {
 		return "", false
 	}
 	return normalName(name)
-}
-
-func matchHost(patterns []string, host string) truth {
-	name, ok := normalHost(host)
-	if !ok {
-		return unknown
-	}
-	return truthOf(matchName(patterns, name))
 }
 
 func matchName(patterns []string, name string) bool {

@@ -79,6 +79,7 @@ type node struct {
 	op    op
 	kids  []*node
 	set   *PrefixSet // opSource, opDestination
+	slot  int        // in which facts remember what a named set said, from 1; 0: none
 	name  string     // of the set, when the policy supplies it, or of the header, cookie or parameter
 	spans []span     // ports, and other numbers
 	words []string
@@ -257,12 +258,31 @@ func (n *node) fail(format string, args ...any) {
 // ask about.
 type knowledge struct {
 	sets     map[string]*PrefixSet // of the policy that is bound
+	slots    map[setUse]int        // of its sets, for facts.inSet
 	identify func(*http.Request) string
 	country  func(netip.Addr) string
 	asn      func(netip.Addr) uint32
 	keyFuncs map[string]func(*http.Request) string
 	shared   *sharedStore // nil: none
 	conns    *connTable
+}
+
+// setUse is a named set and which address it is asked about.
+type setUse struct {
+	name string
+	of   op
+}
+
+// mostSlots is how many there are of them: the bits that facts have for them.
+const mostSlots = 64
+
+func (k *knowledge) slot(use setUse) int {
+	slot := k.slots[use]
+	if slot == 0 && len(k.slots) < mostSlots {
+		slot = len(k.slots) + 1
+		k.slots[use] = slot
+	}
+	return slot
 }
 
 // needsRequest says whether the tree has a predicate for which a connection has
@@ -284,6 +304,7 @@ func (n *node) bind(known *knowledge) (*node, []error) {
 		if bound.set = known.sets[n.name]; bound.set == nil {
 			errs = append(errs, fmt.Errorf("no set %q in Policy.Sets", clip(n.name)))
 		}
+		bound.slot = known.slot(setUse{n.name, n.op})
 	}
 	switch {
 	case n.op == opIdentity && known.identify == nil:
@@ -326,10 +347,10 @@ func (n *node) eval(f *facts) truth {
 		if !f.client.IsValid() {
 			return unknown
 		}
-		return truthOf(n.set.Contains(f.client))
+		return f.inSet(n, f.client)
 	case opDestination:
 		if addr := f.destination(); addr.IsValid() {
-			return truthOf(n.set.Contains(addr))
+			return f.inSet(n, addr)
 		}
 		return unknown
 	case opDestinationPort, opSourcePort, opProtocol, opFlags, opICMPType, opICMPv6Type, opFragment, opEstablished:
@@ -357,7 +378,11 @@ func (n *node) evalRequest(f *facts) truth {
 	case opMethod:
 		return matchMethod(n.words, f.request)
 	case opHost:
-		return matchHost(n.words, f.request.Host)
+		name, ok := f.hostName()
+		if !ok {
+			return unknown
+		}
+		return truthOf(matchName(n.words, name))
 	case opPath:
 		return f.pathViews().match(n.words[0], pathIs)
 	case opPathPrefix:
@@ -369,7 +394,7 @@ func (n *node) evalRequest(f *facts) truth {
 		// An empty identity is in no list: ClientIdentity refuses that.
 		return truthOf(slices.Contains(n.words, f.clientIdentity()))
 	case opHeader, opCookie, opQuery, opBodyOver:
-		return n.evalFields(f.request)
+		return n.evalFields(f)
 	case opSNI, opJA4:
 		return n.evalTLS(f)
 	case opCrossOrigin:

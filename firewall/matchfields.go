@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -76,14 +75,15 @@ func (n *node) checkToken() {
 	}
 }
 
-func (n *node) evalFields(r *http.Request) truth {
+func (n *node) evalFields(f *facts) truth {
+	r := f.request
 	switch n.op {
 	case opHeader:
 		return n.evalValues(r.Header[n.name])
 	case opCookie:
 		return n.evalCookies(r)
 	case opQuery:
-		q, err := url.ParseQuery(r.URL.RawQuery)
+		q, err := f.queryValues()
 		if err != nil {
 			return unknown
 		}

@@ -52,7 +52,8 @@ type program struct {
 	rules      []boundRule
 	sizes      []boundSize
 	limits     []boundLimit
-	verdict    Verdict // the default
+	index      *ruleIndex // of rules
+	verdict    Verdict    // the default
 	defaults   *tally
 
 	escalations   []boundEscalation
@@ -82,7 +83,7 @@ func (t *tally) count(d Depth) {
 // which may be nil, live on in rules and limits with the same ID.
 func compile(p Policy, configured *knowledge, old *program) (*program, error) {
 	known := *configured
-	known.sets = p.Sets
+	known.sets, known.slots = p.Sets, make(map[setUse]int)
 	out := &program{generation: 1, verdict: p.Default, defaults: new(tally)}
 	if old != nil {
 		out.generation, out.defaults = old.generation+1, old.defaults
@@ -124,6 +125,7 @@ func compile(p Policy, configured *knowledge, old *program) (*program, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	out.index = newRuleIndex(out.rules)
 	out.adopt(old, configured) // only now: it takes memory
 	return out, nil
 }
