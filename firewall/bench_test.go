@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -129,17 +131,36 @@ func BenchmarkRequestPolicy(b *testing.B) {
 		p.Rules = append(p.Rules, Rule{ID: fmt.Sprint(i), Match: m})
 	}
 	f := newFirewall(b, Config{Policy: p, TrustedProxies: prefixes("10.0.0.0/24")})
-	r := request("GET", "/articles/2026/index", "10.0.0.1:80")
-	r.Header.Set("X-Forwarded-For", "241.1.2.3, 10.0.0.2")
-	b.ReportAllocs()
-	for b.Loop() {
-		var o outcome
-		program := f.program.Load()
-		seen := f.requestFacts(r)
-		if f.admit(program, &seen, &o); o.verdict != Accept {
-			b.Fatal(o)
-		}
+	var requests [64]*http.Request // of as many clients, lest one is over the limit
+	for i := range requests {
+		requests[i] = request("GET", "/articles/2026/index", "10.0.0.1:80")
+		requests[i].Header.Set("X-Forwarded-For", fmt.Sprintf("241.1.2.%d, 10.0.0.2", i))
 	}
+	benchmarkHandler(b, f, requests[:])
+}
+
+func benchmarkHandler(b *testing.B, f *Firewall, requests []*http.Request) {
+	served := 0
+	h, w := f.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served++ })), httptest.NewRecorder()
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		h.ServeHTTP(w, requests[n%len(requests)])
+		n++
+	}
+	if served != n {
+		b.Errorf("%d of %d requests were accepted", served, n)
+	}
+}
+
+// BenchmarkRequestLimit serves a request that a limit per client accepts.
+func BenchmarkRequestLimit(b *testing.B) {
+	f := newFirewall(b, Config{Policy: Policy{Limits: []Limit{{ID: "l", Rate: 1e6, Burst: 1e6}}, Default: Accept}})
+	var requests [64]*http.Request
+	for i := range requests {
+		requests[i] = request("GET", "/", fmt.Sprintf("192.0.2.%d:80", i))
+	}
+	benchmarkHandler(b, f, requests[:])
 }
 
 func BenchmarkLimiter(b *testing.B) {

@@ -119,6 +119,12 @@ func TestClientIPFromForwarded(t *testing.T) {
 }
 
 func TestClientIPWithoutAHandler(t *testing.T) {
+	f := newFirewall(t, Config{TrustedProxies: prefixes("192.0.2.1/32")})
+	forged := request("GET", "/", "192.0.2.1:1")
+	forged.Header.Set("X-Forwarded-For", "unknown")
+	if ip, ok := f.ClientIP(forged); ok || ip.IsValid() {
+		t.Errorf("a client that cannot be told is %v", ip)
+	}
 	if ip, ok := ClientIP(t.Context()); ok || ip.IsValid() {
 		t.Errorf("got %v, %v", ip, ok)
 	}
@@ -182,6 +188,33 @@ func FuzzForwarded(f *testing.F) {
 			if plain := !strings.ContainsAny(host+by, ",") && len(line) <= maxEntryBytes && isPrintable(host+by); plain && got != real {
 				t.Errorf("%s: %v, want %v", line, got, real)
 			}
+		}
+	})
+}
+
+// FuzzAddrPort compares with what net/netip reads.
+func FuzzAddrPort(f *testing.F) {
+	for _, s := range []string{
+		"192.0.2.1:80", "192.0.2.1", "255.255.255.255:65535", "256.0.2.1:80", "192.0.2.01:80", "00.0.0.0:1", "0.0.0.0:0", "1.2.3:4", "1.2.3.:4",
+		".1.2.3:4", "1..2.3:4", "1.2.3.4.5:6", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:080", "1.2.3.4:000080", "1.2.3.4:+1", "1.2.3.4 :1", "[::1]:80",
+		"[::ffff:1.2.3.4]:1", "[fe80::1%a]:1", "", ":1",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var want netip.AddrPort
+		if ap, err := netip.ParseAddrPort(s); err == nil {
+			want = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+		}
+		if got := parseAddrPort(s); got != want {
+			t.Errorf("%q: %v, want %v", s, got, want)
+		}
+		var node netip.Addr
+		if addr, err := netip.ParseAddr(s); err == nil && addr.Is4() {
+			node = addr
+		}
+		if got, rest, ok := cutIPv4(s); ok && rest == "" != node.IsValid() || node.IsValid() && got != node {
+			t.Errorf("%q: %v and %q left, want %v", s, got, rest, node)
 		}
 	})
 }

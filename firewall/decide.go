@@ -63,11 +63,11 @@ type facts struct {
 	asked, found                       uint64 // of the sets with these slots: those that were asked, and said yes
 }
 
-func (f *facts) pathViews() views {
+func (f *facts) pathViews() *views {
 	if !f.viewed {
 		f.views, f.viewed = viewsOf(f.request.URL), true
 	}
-	return f.views
+	return &f.views
 }
 
 // hostName returns the host in its one form, or false if it is neither a name nor

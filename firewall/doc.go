@@ -22,7 +22,7 @@
 //     [Firewall.DecideRequest] say what would happen, and why, without doing it;
 //     the functions named Explain show every step.
 //   - [Limiter] is what limits are made of, for other things than requests.
-//   - [ClientIP] tells the application who the client is.
+//   - [Firewall.ClientIP] tells the application who the client is.
 //
 // # Policies as text
 //

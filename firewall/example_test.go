@@ -127,7 +127,7 @@ func ExamplePrefixSet() {
 	// firewall: line 2: "198.51.100.300", want an address or a prefix 2
 }
 
-func ExampleClientIP() {
+func ExampleFirewall_ClientIP() {
 	fw, err := firewall.New(firewall.Config{
 		Policy:         firewall.Policy{Default: firewall.Accept},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
@@ -137,7 +137,7 @@ func ExampleClientIP() {
 		return
 	}
 	h := fw.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		ip, _ := firewall.ClientIP(r.Context())
+		ip, _ := fw.ClientIP(r)
 		fmt.Println(r.RemoteAddr, "forwards for", ip)
 	}))
 	r := httptest.NewRequest("GET", "/", nil)
@@ -146,6 +146,25 @@ func ExampleClientIP() {
 	r.Header.Set("X-Forwarded-For", "127.0.0.1, 203.0.113.7")
 	h.ServeHTTP(httptest.NewRecorder(), r)
 	// Output: 10.0.0.1:50000 forwards for 203.0.113.7
+}
+
+func ExampleClientIP() {
+	fw, err := firewall.New(firewall.Config{
+		Policy:          firewall.Policy{Default: firewall.Accept},
+		ClientInContext: true,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	h := fw.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		// Deep in the application, where there is a context and no request.
+		fmt.Println(firewall.ClientIP(r.Context()))
+	}))
+	r := httptest.NewRequest("GET", "/", nil)
+	r.RemoteAddr = "203.0.113.7:50000"
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	// Output: 203.0.113.7 true
 }
 
 func ExampleFirewall_Ban() {

@@ -31,6 +31,12 @@ type Config struct {
 	// means that there is no such header, or that a listener has put its address
 	// into http.Request.RemoteAddr already.
 	ProxyAddr func(*http.Request) netip.Addr
+	// ClientInContext puts the address of the client into the context of each
+	// request that Handler passes on, where [ClientIP] finds it. That takes a copy of
+	// the request, and what is written into the copy, such as its Pattern by
+	// http.ServeMux, is not seen by the handlers around this one. Zero passes
+	// requests on as they came; [Firewall.ClientIP] tells the address either way.
+	ClientInContext bool
 	// Identity returns the identity of the peer or client that was verified,
 	// or "" for none. It is called at most once a request, if a rule asks for
 	// it. Nil means that identities are not known; ClientIdentity is then an
@@ -120,6 +126,7 @@ type Firewall struct {
 	trusted    PrefixSet
 	header     ForwardedHeader
 	proxyAddr  func(*http.Request) netip.Addr
+	inContext  bool // the address of the client
 	known      knowledge
 	onDecision func(Event)
 	logger     *slog.Logger
@@ -143,6 +150,7 @@ func New(c Config) (*Firewall, error) {
 	f := &Firewall{
 		header:        c.ForwardedHeader,
 		proxyAddr:     c.ProxyAddr,
+		inContext:     c.ClientInContext,
 		onDecision:    c.OnDecision,
 		logger:        c.Logger,
 		base:          time.Now(),
@@ -288,35 +296,41 @@ func (f *Firewall) record(p *program, depth Depth, seen *facts, o *outcome) {
 	if o.undecided {
 		return
 	}
-	e := Event{Depth: depth, Verdict: o.verdict, Reason: o.reason, RetryAfter: o.wait, Client: seen.client, Request: seen.request}
-	offence := "" // the ID of what refused
-	switch o.reason {
-	case ByDefault:
-		p.defaults.count(depth)
-	case ByRule:
-		p.rules[o.rule].tally.count(depth)
-		e.RuleID = p.rules[o.rule].ID
-		offence = e.RuleID
-	case ByLimit:
-		p.limits[o.limit].tally.count(depth)
-		e.LimitID = p.limits[o.limit].ID
-		offence = e.LimitID
-	case BySize:
-		p.sizes[o.size].tally.count(depth)
-		e.SizeID = p.sizes[o.size].ID
-		offence = e.SizeID
-	case ByBan:
-		f.banned.count(depth)
-	case ByClient:
-		f.unknownClients.count(depth)
-	}
+	t, id := f.decidedBy(p, o)
+	t.count(depth)
 	if o.verdict == Accept {
 		return
 	}
-	f.report(p, e)
-	if offence != "" {
-		f.offend(p, depth, seen, offence)
+	e := Event{Depth: depth, Verdict: o.verdict, Reason: o.reason, RetryAfter: o.wait, Client: seen.client, Request: seen.request}
+	switch o.reason {
+	case ByRule:
+		e.RuleID = id
+	case ByLimit:
+		e.LimitID = id
+	case BySize:
+		e.SizeID = id
 	}
+	f.report(p, e)
+	if id != "" {
+		f.offend(p, depth, seen, id)
+	}
+}
+
+// decidedBy returns the tally of what decided, and its ID if it has one.
+func (f *Firewall) decidedBy(p *program, o *outcome) (*tally, string) {
+	switch o.reason {
+	case ByRule:
+		return p.rules[o.rule].tally, p.rules[o.rule].ID
+	case ByLimit:
+		return p.limits[o.limit].tally, p.limits[o.limit].ID
+	case BySize:
+		return p.sizes[o.size].tally, p.sizes[o.size].ID
+	case ByBan:
+		return &f.banned, ""
+	case ByClient:
+		return &f.unknownClients, ""
+	}
+	return p.defaults, ""
 }
 
 // recordMonitored counts and reports what would have been refused.

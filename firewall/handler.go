@@ -17,11 +17,12 @@ import (
 // limit unless the client sends others meanwhile. The body is text, or the problem details of RFC 9457 for a client
 // that asks for JSON, and does not say which rule it was.
 //
-// Next gets the http.ResponseWriter as it came, so that streaming, WebSocket
-// and the rest work as without the firewall, and finds the client with
-// [ClientIP]. Only for a request that does not say how long its body is, where a
-// [SizeLimit] bounds that, there is a writer around it, which has the same
-// abilities.
+// Next gets the http.ResponseWriter and the *http.Request as they came, so that
+// streaming, WebSocket, the Pattern of http.ServeMux and the rest work as without
+// the firewall. [Firewall.ClientIP] tells the client, or [ClientIP], for which there
+// is Config.ClientInContext. Only for a request that does not say how long its body
+// is, where a [SizeLimit] bounds that, there is a writer around the writer, which
+// has the same abilities.
 //
 // Reading a body fails if the client is slower than Config.MinRate.
 //
@@ -38,7 +39,9 @@ func (f *Firewall) Handler(next http.Handler) http.Handler {
 		}
 		switch {
 		case o.verdict == Accept:
-			r = r.WithContext(context.WithValue(r.Context(), clientKey{}, seen.client))
+			if f.inContext {
+				r = r.WithContext(context.WithValue(r.Context(), clientKey{}, seen.client))
+			}
 			answer, finish := f.watchBody(w, r, o.maxBody)
 			next.ServeHTTP(answer, r)
 			if finish != nil {

@@ -104,12 +104,36 @@ func TestNextGetsTheWriterItself(t *testing.T) {
 	})).ServeHTTP(w, request("GET", "/", "192.0.2.1:1"))
 }
 
+// TestRequestAsItCame checks that the handlers around see what those within write
+// into the request, unless the client is to be in its context.
+func TestRequestAsItCame(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /a/{name}", func(http.ResponseWriter, *http.Request) {})
+	for _, inContext := range []bool{false, true} {
+		f := newFirewall(t, Config{Policy: Policy{Default: Accept}, ClientInContext: inContext})
+		r := request("GET", "/a/b", "192.0.2.1:1")
+		got := r
+		f.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mux.ServeHTTP(w, r)
+			got = r
+		})).ServeHTTP(httptest.NewRecorder(), r)
+		client, ok := ClientIP(got.Context())
+		if ok != inContext || ok && client.String() != "192.0.2.1" || (got == r) == inContext || got.Pattern == "" || (r.Pattern == "") != inContext {
+			t.Errorf("in context %v: client %v, the same request %v, pattern %q, outside %q", inContext, client, got == r, got.Pattern, r.Pattern)
+		}
+		if client, ok := f.ClientIP(got); !ok || client.String() != "192.0.2.1" {
+			t.Errorf("in context %v: Firewall.ClientIP says %v, %v", inContext, client, ok)
+		}
+	}
+}
+
 // TestServer serves with both depths over one policy.
 func TestServer(t *testing.T) {
 	var events sync.Map
 	f := newFirewall(t, Config{
-		TrustedProxies: prefixes("10.0.0.1/32"),
-		OnDecision:     func(e Event) { events.Store(e.Depth.String()+" "+e.RuleID+" "+e.Client.String(), e) },
+		TrustedProxies:  prefixes("10.0.0.1/32"),
+		ClientInContext: true,
+		OnDecision:      func(e Event) { events.Store(e.Depth.String()+" "+e.RuleID+" "+e.Client.String(), e) },
 		Policy: Policy{
 			Rules: []Rule{
 				{ID: "bad", Match: Source(prefixes("198.51.100.0/24")...)},
@@ -211,22 +235,6 @@ func TestConcurrentUse(t *testing.T) {
 	wg.Wait()
 	if c := f.Counters(); c.Generation != 101 || c.Default.Requests+uint64(refused.Load()) != 1000 {
 		t.Errorf("counters %+v and %d refusals, want 1000 requests", c, refused.Load())
-	}
-}
-
-func BenchmarkHandler(b *testing.B) {
-	f := newFirewall(b, Config{TrustedProxies: prefixes("10.0.0.0/24"), Policy: Policy{
-		Rules:   []Rule{{ID: "inner", Match: PathPrefix("/-/"), Verdict: Reject}},
-		Limits:  []Limit{{ID: "per-client", Rate: 1e6, Burst: 1e6}},
-		Default: Accept,
-	}})
-	h := f.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	r := request("GET", "/a/b", "10.0.0.1:80")
-	r.Header.Set("X-Forwarded-For", "203.0.113.9, 198.51.100.1")
-	w := httptest.NewRecorder()
-	b.ReportAllocs()
-	for b.Loop() {
-		h.ServeHTTP(w, r)
 	}
 }
 

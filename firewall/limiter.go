@@ -65,15 +65,18 @@ func newLimiter(l Limit) *limiter {
 
 // key returns the hash of the prefix that the client belongs to.
 func (l *limiter) key(client netip.Addr) uint64 {
+	if !client.IsValid() {
+		return 1 // all of these are one client
+	}
 	length := l.ipv6
 	if client.Is4() {
-		length = l.ipv4
+		length = 96 + l.ipv4
 	}
-	prefix, err := client.Prefix(length)
-	if err != nil {
-		return 1 // no address: all of these are one client
+	b := client.As16()
+	if odd := length % 8; odd != 0 {
+		b[length/8] &= 0xff << (8 - odd)
 	}
-	b := prefix.Addr().As16()
+	clear(b[(length+7)/8:])
 	return max(1, maphash.Bytes(l.seed, b[:]))
 }
 

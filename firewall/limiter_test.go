@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"runtime"
 	"strconv"
@@ -112,6 +113,24 @@ func TestLimiterKeys(t *testing.T) {
 	}
 }
 
+// TestLimiterKeysOfEveryLength changes each bit of an address: the client is the
+// same if, and only if, the bit is behind the prefix.
+func TestLimiterKeysOfEveryLength(t *testing.T) {
+	for length := 1; length <= 128; length++ {
+		l := newLimiter(Limit{Rate: 1, Burst: 1, IPv4Bits: min(length, 32), IPv6Bits: length, MaxClients: ways})
+		for _, addr := range []netip.Addr{netip.MustParseAddr("170.85.170.85"), netip.MustParseAddr("2001:db8:aaaa:5555:aaaa:5555:aaaa:5555")} {
+			for bit := range addr.BitLen() {
+				b := addr.AsSlice()
+				b[bit/8] ^= 0x80 >> (bit % 8)
+				other, _ := netip.AddrFromSlice(b)
+				if same := l.key(addr) == l.key(other); same != (bit >= min(length, addr.BitLen())) {
+					t.Errorf("length %d: %v and %v are the same client: %v", length, addr, other, same)
+				}
+			}
+		}
+	}
+}
+
 // TestLimiterUnderAFlood checks what is promised when far more clients come
 // than there is room for: no more memory, and who was over the limit still is.
 func TestLimiterUnderAFlood(t *testing.T) {
@@ -179,7 +198,7 @@ func TestLimiterMemory(t *testing.T) {
 	}
 }
 
-func TestAdmitDoesNotAllocate(t *testing.T) {
+func TestHandlerDoesNotAllocate(t *testing.T) {
 	set, err := NewPrefixSet(prefixes("203.0.113.0/24", "2001:db8::/32")...)
 	if err != nil {
 		t.Fatal(err)
@@ -200,16 +219,10 @@ func TestAdmitDoesNotAllocate(t *testing.T) {
 	})
 	r := request("GET", "/a/b", "10.0.0.1:80")
 	r.Header.Set("X-Forwarded-For", "203.0.113.9, 198.51.100.1, 10.0.0.2")
-	n := testing.AllocsPerRun(1000, func() {
-		var o outcome
-		p := f.program.Load()
-		seen := f.requestFacts(r)
-		if f.admit(p, &seen, &o); o.verdict != Accept {
-			t.Fatal("refused")
-		}
-	})
-	if n != 0 {
-		t.Errorf("%v allocations to accept a request, want 0", n)
+	served := 0
+	h, w := f.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served++ })), httptest.NewRecorder()
+	if n := testing.AllocsPerRun(1000, func() { h.ServeHTTP(w, r) }); n != 0 || served != 1001 {
+		t.Errorf("%v allocations to accept a request, want 0; %d were accepted", n, served)
 	}
 	src, dst := netip.MustParseAddrPort("198.51.100.1:5"), netip.MustParseAddrPort("192.0.2.1:443")
 	if n := testing.AllocsPerRun(1000, func() { f.DecideConn(src, dst) }); n != 0 {

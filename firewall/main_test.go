@@ -57,7 +57,7 @@ func requestAt(method, target string, src, dst netip.AddrPort) *http.Request {
 func get(f *Firewall, r *http.Request) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	f.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ip, _ := ClientIP(r.Context())
+		ip, _ := f.ClientIP(r)
 		w.Header().Set("Client", ip.String())
 	})).ServeHTTP(w, r)
 	return w

@@ -208,7 +208,7 @@ func beforeQuery(p string) string {
 
 // match compares all readings with a pattern. compare says whether one of them
 // matches exactly.
-func (v views) match(pattern string, compare func(path, pattern string) truth) truth {
+func (v *views) match(pattern string, compare func(path, pattern string) truth) truth {
 	if v.opaque {
 		return unknown
 	}

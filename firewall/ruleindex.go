@@ -312,7 +312,7 @@ func (x *ruleIndex) candidates(f *facts, room []uint64) bitset {
 	return found
 }
 
-func (x *ruleIndex) addPaths(found bitset, v views) {
+func (x *ruleIndex) addPaths(found bitset, v *views) {
 	switch {
 	case v.opaque:
 		found.add(x.paths.all)

@@ -30,7 +30,7 @@ func (c *config) serve(ctx context.Context, reload <-chan os.Signal, stdout io.W
 		return err
 	}
 	server := &http.Server{
-		Handler:           fw.Handler(c.site()),
+		Handler:           fw.Handler(c.site(fw)),
 		ReadHeaderTimeout: headTimeout,
 		IdleTimeout:       idleTimeout,
 		Protocols:         new(http.Protocols),
@@ -85,14 +85,14 @@ func (c *config) reload(logger *slog.Logger, fw *firewall.Firewall) {
 }
 
 // site is what the firewall protects.
-func (c *config) site() http.Handler {
+func (c *config) site(fw *firewall.Firewall) http.Handler {
 	switch {
 	case c.backend != nil:
 		return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(c.backend)
 			r.Out.Host = r.In.Host
 			r.SetXForwarded()
-			if client, ok := firewall.ClientIP(r.In.Context()); ok {
+			if client, ok := fw.ClientIP(r.In); ok {
 				r.Out.Header.Set("X-Forwarded-For", client.String())
 			}
 		}}
@@ -100,7 +100,7 @@ func (c *config) site() http.Handler {
 		return http.FileServer(http.Dir(c.dir))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		client, _ := firewall.ClientIP(r.Context())
+		client, _ := fw.ClientIP(r)
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintf(w, "Accepted. You are %v.\n", client)
 	})
