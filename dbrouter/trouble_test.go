@@ -189,6 +189,10 @@ func testCancelAndClose(t *testing.T, c *mariadb.Cluster, _ *Router, _ *record) 
 
 // testKilledReplica: a replica that dies under read load costs no error.
 func testKilledReplica(t *testing.T, c *mariadb.Cluster, r *Router, _ *record) {
+	killReplica(t, c, r, 5)
+}
+
+func killReplica(t *testing.T, c *mariadb.Cluster, r *Router, times int) {
 	replica := c.Nodes()[1]
 	load, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -212,7 +216,7 @@ func testKilledReplica(t *testing.T, c *mariadb.Cluster, r *Router, _ *record) {
 			}
 		})
 	}
-	for range 3 {
+	for range times {
 		target := reads.Load() + 200
 		until(t, "reads", func() bool { return reads.Load() > target || t.Failed() })
 		replica.Kill()
