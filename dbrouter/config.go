@@ -73,8 +73,8 @@ type Config struct {
 	Nodes []Node
 	// Consistency of reads. Zero means Global.
 	Consistency Consistency
-	// MaxLag is how far a replica may be behind, by its own account, and still
-	// be read from. Servers tell it in whole seconds. Zero means 1 s.
+	// MaxLag is how old the data of a replica may be that is still read from, when
+	// it is looked at; see [NodeStatus].Lag. Zero means 1 s.
 	MaxLag time.Duration
 	// CheckInterval is the time between two looks at a node. Zero means 500 ms.
 	CheckInterval time.Duration

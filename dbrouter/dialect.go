@@ -47,6 +47,14 @@ func (d dialect) position() string {
 	return "SELECT @@global.read_only, @@global.gtid_executed"
 }
 
+// applied asks a replica for what it has applied.
+func (d dialect) applied() string {
+	if d == mariaDB {
+		return "SELECT @@global.gtid_slave_pos"
+	}
+	return "SELECT @@global.gtid_executed"
+}
+
 // wait is the question whether a replica applies a position within the limit.
 // Its answer is "0" if so.
 func (d dialect) wait(position string, limit time.Duration) string {

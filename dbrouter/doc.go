@@ -92,10 +92,22 @@
 //   - Global: every write acknowledged before the read, by whatever client.
 //   - PerSession: every write of the read's Session; without one, every write
 //     made through the Router.
-//   - Eventual: what the replica has, at most about MaxLag old by its account.
-//     With a Session in the context, all that one's writes.
+//   - Eventual: what the replica has, at most MaxLag old when the replica was
+//     last looked at. With a Session in the context, all that one's writes.
 //   - PrimaryOnly: what the primary has. After a switchover that may be the
 //     former primary, until the next look at it.
+//
+// # How lag is known
+//
+// At each look at a replica the primary is asked for its GTID position, and the
+// replica when it has that: the time in between is the lag. A replica that takes
+// longer than a moment is held against the positions that the primary had before,
+// each with the time at which it had them: they are the heartbeats, for which
+// nobody has to write to a table, and by which a replica cannot be wrong whose
+// source has fallen silent or whose applying has stopped. It is looked at more
+// often until it has caught up. Seconds_Behind_Master, a server's own account in
+// whole seconds, counts only where there are no GTIDs, or while the primary does
+// not answer.
 //
 // # What PerSession costs and what it rests on
 //
@@ -133,8 +145,7 @@
 // # Limits
 //
 // All other nodes must have read_only=1, and the application's account must lack
-// the privilege that overrides it. Seconds_Behind_Master, by which MaxLag is
-// judged, is a server's own account in whole seconds. An account that may not
+// the privilege that overrides it. An account that may not
 // read the state of replication (SLAVE MONITOR on MariaDB, REPLICATION CLIENT on
 // MySQL) can still be used with Global.
 //

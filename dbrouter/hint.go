@@ -31,10 +31,9 @@ func WithPrimary(ctx context.Context) context.Context {
 }
 
 // WithReplica returns a context whose reads go to a replica that is no more than
-// maxStale behind by its own account, under any Consistency: they may miss
+// maxStale behind as of the last look at it, under any Consistency: they may miss
 // recent writes, the caller's own among them. Zero means Config.MaxLag, which
-// is the most in any case. Servers tell their lag in whole seconds, so that less than a second is none. Without
-// such a replica the primary does the read. Statements that are no reads are
+// is the most in any case. Without such a replica the primary does the read. Statements that are no reads are
 // not affected. The comment /* dbrouter: replica */ before a statement does the
 // same with Config.MaxLag.
 func WithReplica(ctx context.Context, maxStale time.Duration) context.Context {

@@ -26,6 +26,9 @@ const (
 type monitor struct {
 	conf Config
 	now  atomic.Pointer[snapshot]
+	// position asks the primary, as positions.ask.
+	position func(context.Context, <-chan struct{}) (position, error)
+	history  history
 
 	mu    sync.Mutex // guards what follows, and serialises publishing
 	nodes []*node    // never changed in place
@@ -66,15 +69,19 @@ func (m *monitor) watch(ctx context.Context, n *node) {
 			return
 		case <-time.After(min(looksApart, m.conf.CheckInterval)):
 		}
-		timer.Reset(max(m.interval()-looksApart, 0))
+		timer.Reset(max(m.interval(v)-looksApart, 0))
 	}
 }
 
 // interval is the time to the next look. Without a primary it is short: the
-// next one may be writable any moment.
-func (m *monitor) interval() time.Duration {
-	if m.now.Load().primary == nil {
+// next one may be writable any moment. So it is for a replica that is behind: it
+// may have caught up, and its lag is known the better for it.
+func (m *monitor) interval(v view) time.Duration {
+	switch {
+	case m.now.Load().primary == nil:
 		return min(m.conf.CheckInterval, searchInterval)
+	case v.behind > 0:
+		return min(m.conf.CheckInterval, max(m.conf.MaxLag/behindLooks, looksApart))
 	}
 	return m.conf.CheckInterval
 }
@@ -82,8 +89,10 @@ func (m *monitor) interval() time.Duration {
 func (m *monitor) look(ctx context.Context, l *link) view {
 	var v view
 	err := l.do(ctx, max(lookLimit, m.conf.CheckInterval), func(ctx context.Context, conn driver.Conn) (err error) {
-		v, err = probe(ctx, conn)
-		return err
+		if v, err = probe(ctx, conn); err != nil {
+			return err
+		}
+		return m.measure(ctx, l.node, conn, &v)
 	})
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -171,7 +180,7 @@ func (m *monitor) refresh(n *node) {
 			state, why = Ejected, "it has failed reads"
 		}
 		next.statuses[i] = NodeStatus{Name: n.name, Addr: n.addr, Zone: n.zone, Role: role, State: state, LastError: why,
-			Lag: views[i].lag, LagKnown: views[i].lagKnown}
+			Lag: views[i].lag, LagKnown: views[i].lagKnown, Behind: views[i].behind}
 		switch {
 		case state != Up:
 		case role == Primary:

@@ -105,10 +105,15 @@ type NodeStatus struct {
 	Addr  string `json:"addr"`
 	Role  Role   `json:"role"`
 	State State  `json:"state"`
-	// Lag is a replica's own account, in whole seconds; it counts only if
-	// LagKnown.
+	// Lag is how old a replica's data were at the most when it was looked at, by
+	// the GTIDs of the primary, or where those cannot be had by the replica's own
+	// account in whole seconds; it counts only if LagKnown. For a replica that is
+	// further behind than the router can look back it is the least.
 	Lag      time.Duration `json:"lag"`
 	LagKnown bool          `json:"lag_known"`
+	// Behind is how many transactions of the primary a replica lacked when it was
+	// looked at; 0 if it had them within a few milliseconds.
+	Behind uint64 `json:"behind,omitempty"`
 	// LastError says why State is not Up; empty if it is. It holds no password.
 	LastError string `json:"last_error,omitempty"`
 	// Zone is Node.Zone.

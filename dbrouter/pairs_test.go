@@ -38,13 +38,15 @@ func testPairs(t *testing.T, pairs int) {
 		lag.Store(int64(d))
 		t.Run(d.String(), func(t *testing.T) { pairsAt(t, c, d, pairs/6) })
 	}
+	t.Run("lag", func(t *testing.T) { lagOnTheWay(t, c) })
 }
 
 // pairsAt does the pairs once with Global and once with sessions in cookies.
 func pairsAt(t *testing.T, c *mariadb.Cluster, lag time.Duration, pairs int) {
-	conf := pairConfig{WaitLimit: 5 * time.Second, Key: []byte("0123456789abcdef")}
+	conf := pairConfig{WaitLimit: 5 * time.Second, MaxLag: time.Minute, Key: []byte("0123456789abcdef")}
 	if lag >= time.Second {
-		conf.WaitLimit = 50 * time.Millisecond // what is not there by then will not be soon
+		// What is not there by then will not be soon.
+		conf.WaitLimit, conf.MaxLag = 50*time.Millisecond, 0
 	}
 	for _, n := range c.Nodes() {
 		conf.DSNs = append(conf.DSNs, n.AppConfig().FormatDSN())
@@ -111,6 +113,7 @@ func pairsAt(t *testing.T, c *mariadb.Cluster, lag time.Duration, pairs int) {
 type pairConfig struct {
 	DSNs      []string
 	WaitLimit time.Duration
+	MaxLag    time.Duration
 	Key       []byte
 }
 
@@ -127,7 +130,7 @@ func newPairHandler(ctx context.Context, conf pairConfig) (h http.Handler, stop 
 	}
 	mux := http.NewServeMux()
 	for mode, consistency := range map[string]Consistency{"global": Global, "session": PerSession} {
-		c := Config{Consistency: consistency, WaitLimit: conf.WaitLimit, TokenKeys: [][]byte{conf.Key}, Logger: slog.New(slog.DiscardHandler),
+		c := Config{Consistency: consistency, WaitLimit: conf.WaitLimit, MaxLag: conf.MaxLag, TokenKeys: [][]byte{conf.Key}, Logger: slog.New(slog.DiscardHandler),
 			OnStatement: func(ctx context.Context, s Statement) {
 				if role, ok := ctx.Value(roleKey{}).(*Role); ok {
 					*role = s.Role

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,7 @@ const idleLogical = 128
 // driver.Connector, and safe for concurrent use.
 type Router struct {
 	conf      Config
+	timed     bool // somebody wants to know when a statement has begun
 	monitor   *monitor
 	positions *positions
 	shared    *Session      // what has been written through the Router
@@ -31,6 +33,7 @@ type Router struct {
 	removed []*node    // those whose connections may still be in use; members guards it
 
 	done    chan struct{}   // closed by Close
+	ended   atomic.Bool     // so is done
 	ctx     context.Context // of the loops
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
@@ -64,7 +67,7 @@ func build(c Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Router{conf: c, keys: c.TokenKeys, held: make(chan struct{}, c.BufferMax), cache: newCache(denyList(c.Deny)), done: make(chan struct{}),
+	r := &Router{conf: c, timed: c.OnStatement != nil || c.OnSlow != nil || c.BufferWait > 0, keys: c.TokenKeys, held: make(chan struct{}, c.BufferMax), cache: newCache(denyList(c.Deny)), done: make(chan struct{}),
 		balance: balance{zone: c.Zone, slowStart: c.SlowStart}}
 	var nodes []*node
 	for i, conf := range c.Nodes {
@@ -76,6 +79,7 @@ func build(c Config) (*Router, error) {
 	}
 	r.monitor = newMonitor(c, nodes)
 	r.positions = &positions{m: r.monitor, wake: make(chan struct{}, 1)}
+	r.monitor.position = r.positions.ask
 	r.shared = &Session{r: r}
 	r.db = sql.OpenDB(connector{r})
 	r.db.SetMaxIdleConns(idleLogical)
@@ -117,14 +121,7 @@ func (refusingDriver) Open(string) (driver.Conn, error) {
 	return nil, errors.New("dbrouter: open a Router with New and sql.OpenDB")
 }
 
-func (r *Router) closed() bool {
-	select {
-	case <-r.done:
-		return true
-	default:
-		return false
-	}
-}
+func (r *Router) closed() bool { return r.ended.Load() }
 
 // Ready waits until a primary is known. If the context ends before, the error
 // says what is wrong with each node.
@@ -169,6 +166,7 @@ func (r *Router) Status() []NodeStatus {
 func (r *Router) Close() error {
 	r.closing.Do(func() {
 		r.members.Lock()
+		r.ended.Store(true)
 		close(r.done)
 		r.cancel()
 		for _, n := range append(r.nodes(), r.removed...) {

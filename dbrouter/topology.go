@@ -21,9 +21,13 @@ type view struct {
 	// What follows is about replicas.
 	statusKnown bool
 	replicating bool // all threads run
-	lagKnown    bool
-	lag         time.Duration
-	sourceID    string // server ID of the node it replicates from
+	// lag is how old its data are at the most, by the primary's positions, or
+	// else by its own account in whole seconds.
+	lagKnown bool
+	lag      time.Duration
+	lagOpen  bool   // it is that at the least
+	behind   uint64 // transactions
+	sourceID string // server ID of the node it replicates from
 }
 
 // choosePrimary decides which node takes the writes. last is the index of the
@@ -77,8 +81,10 @@ func judge(views []view, i, primary int, c Consistency, maxLag time.Duration) (R
 		return Replica, Stopped, v.trouble
 	case !v.lagKnown:
 		return Replica, Stopped, "the lag is not known"
+	case v.lagOpen:
+		return Replica, Lagging, fmt.Sprintf("more than %v behind, which is as long as it is known", v.lag.Round(time.Millisecond))
 	case v.lag > maxLag:
-		return Replica, Lagging, fmt.Sprintf("%v behind, want %v at most", v.lag, maxLag)
+		return Replica, Lagging, fmt.Sprintf("%v behind, want %v at most", v.lag.Round(time.Millisecond), maxLag)
 	}
 	if primary >= 0 && !follows(views, i, primary) {
 		return Replica, Stopped, "it replicates from server ID " + v.sourceID + ", not from the primary"
@@ -122,8 +128,8 @@ type snapshot struct {
 	changed  chan struct{} // closed when there is a newer one
 }
 
-// within returns the replicas that are fresh enough for the hint, by their own
-// account. Those there are have a lag of MaxLag at most.
+// within returns the replicas that were fresh enough for the hint when they were
+// looked at. Those there are have a lag of MaxLag at most.
 func (s *snapshot) within(h hint) []*node {
 	if h.kind != hintReplica || h.stale == 0 {
 		return s.replicas

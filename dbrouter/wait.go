@@ -51,6 +51,19 @@ func (w *waits) known(p *physical, want position) bool {
 	return have != nil && !p.since.After(have.asked) && have.covers(want)
 }
 
+// learn takes in a proof, unless there is one that says more.
+func (w *waits) learn(p proof) {
+	for {
+		have := w.now.Load()
+		if have != nil && !have.asked.Before(p.asked) && have.covers(p.position) {
+			return
+		}
+		if w.now.CompareAndSwap(have, &p) {
+			return
+		}
+	}
+}
+
 // mayHave says whether the node is likely to have applied the position.
 func (w *waits) mayHave(want position) bool {
 	have := w.now.Load()
@@ -161,7 +174,7 @@ func (w *waits) question(ctx context.Context, l *link, r *waiting, limit time.Du
 			return err
 		}
 		if r.applied = answer[0] == "0"; r.applied {
-			w.now.Store(&proof{r.want, asked})
+			w.learn(proof{r.want, asked})
 		}
 		return nil
 	})
