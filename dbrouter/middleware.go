@@ -18,11 +18,15 @@ const CookieName = "dbrouter-session"
 // The statements must be made with the context of the request. A write after the
 // head of the response has been sent can not be told to the browser any more.
 // Of two requests of one browser that write at the same time, the cookie of the
-// later response stays. A cookie that is not ours makes the session as strict
-// as [Global] until its first read.
+// later response stays.
+//
+// A request without the cookie, or with one that is not ours, may come from who
+// has written before and keeps no cookies: its first read is as strict as
+// [Global], at the price of one question to the primary, and the others see no
+// less.
 //
 // The cookie is set only if the request has written, or to replace one that is
-// not ours. It is not for scripts
+// not ours or did not know of all writes. It is not for scripts
 // (HttpOnly), not for other sites (SameSite=Lax), and only for HTTPS if the
 // request came by it.
 func (r *Router) Middleware(next http.Handler) http.Handler {
@@ -31,9 +35,15 @@ func (r *Router) Middleware(next http.Handler) http.Handler {
 		out := &tokenWriter{ResponseWriter: w, s: s, secure: req.TLS != nil}
 		if c, err := req.Cookie(CookieName); err == nil {
 			out.renew = s.resume(c.Value) != nil
+			_, sure := s.known()
+			out.unsure = !sure
+		} else {
+			s.strict = true
 		}
 		_, _, out.before = s.read()
-		next.ServeHTTP(out, req.WithContext(ctx))
+		inner := req.WithContext(ctx)
+		next.ServeHTTP(out, inner)
+		req.Pattern = inner.Pattern // for those who count requests by it
 		out.head()
 	})
 }
@@ -44,6 +54,7 @@ type tokenWriter struct {
 	s      *Session
 	before uint64 // changes of the session before the handler
 	renew  bool
+	unsure bool // it did not know of all writes
 	secure bool
 	sent   bool
 }
@@ -53,7 +64,9 @@ func (w *tokenWriter) head() {
 		return
 	}
 	w.sent = true
-	if _, _, changes := w.s.read(); changes == w.before && !w.renew {
+	_, _, changes := w.s.read()
+	_, sure := w.s.known()
+	if changes == w.before && !w.renew && (!w.unsure || !sure) {
 		return
 	}
 	http.SetCookie(w.ResponseWriter, &http.Cookie{Name: CookieName, Value: w.s.Token(), Path: "/",

@@ -17,6 +17,9 @@ type Session struct {
 	// unsure: there may have been a write whose position is not known. A read
 	// asks the primary then, as under Global.
 	unsure bool
+	// strict: all writes are known, but the session may be the continuation of one
+	// that nobody has told of. Its first read asks the primary, too.
+	strict bool
 	// changes counts, so that an answer is not taken for one about later writes.
 	changes uint64
 }
@@ -79,7 +82,14 @@ func (s *Session) add(at position) bool {
 func (s *Session) read() (at position, sure bool, changes uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.at, !s.unsure, s.changes
+	return s.at, !s.unsure && !s.strict, s.changes
+}
+
+// known returns what is to be told of the session, and whether it is all.
+func (s *Session) known() (at position, sure bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at, !s.unsure
 }
 
 // settle takes in the primary's answer to a question that was asked after the
@@ -91,7 +101,7 @@ func (s *Session) settle(at position, changes uint64) {
 		return
 	}
 	// All that the session had to know is in it, or is lost.
-	s.at, s.unsure = at, false
+	s.at, s.unsure, s.strict = at, false, false
 }
 
 // written tells the sessions what a statement on the primary has written. A

@@ -39,7 +39,7 @@ const (
 // MySQL. It shows how many writes the servers have had, and nothing of what was
 // written.
 func (s *Session) Token() string {
-	at, sure, _ := s.read()
+	at, sure := s.known()
 	content := []byte{tokenEmpty}
 	switch {
 	case !sure:

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -19,14 +22,48 @@ type database struct {
 	about string // for the map
 	nodes []dbrouter.Node
 	wait  time.Duration // that it may take to answer
+	key   []byte        // signs the cookies in which sessions go between the web servers
 }
 
 // startDatabase starts the database that the flags ask for, or names the one
 // that runs already.
 func (c *config) startDatabase(ctx context.Context, s *stack) (database, error) {
 	d, err := c.chooseDatabase(ctx, s)
+	if err != nil {
+		return d, err
+	}
 	d.wait = c.dbWait
+	if d.key, err = sessionKey(filepath.Join(c.state, "session.key")); err != nil {
+		err = fmt.Errorf("-state: %w", err)
+	}
 	return d, err
+}
+
+// sessionKey reads the key from a file, which it makes if there is none.
+func sessionKey(name string) ([]byte, error) {
+	key, err := os.ReadFile(name)
+	if !errors.Is(err, os.ErrNotExist) {
+		return key, err
+	}
+	// Another process may be about to do the same: whoever has its own under the
+	// name first has made it.
+	own, err := os.CreateTemp(filepath.Dir(name), "session.key.")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(own.Name())
+	key = make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return nil, errors.Join(err, own.Close())
+	}
+	_, err = own.Write(key)
+	if err := errors.Join(err, own.Close()); err != nil {
+		return nil, err
+	}
+	if err := os.Link(own.Name(), name); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	return os.ReadFile(name)
 }
 
 func (c *config) chooseDatabase(ctx context.Context, s *stack) (database, error) {

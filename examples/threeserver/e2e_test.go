@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"os/exec"
 	"reflect"
 	"regexp"
@@ -139,13 +141,26 @@ func post(t *testing.T, c *http.Client, a addresses, text string) string {
 	return h.Get("X-Served-By")
 }
 
-// testReadYourWrites posts 200 notes and lists after each until both web
-// servers have answered; the client keeps no cookies, so nothing but the
-// stack's own consistency helps it.
+// testReadYourWrites posts notes and lists after each until both web servers have
+// answered: first without cookies, so that nothing but the stack's own
+// consistency helps the client, and then with them.
 func testReadYourWrites(t *testing.T, p *process, a addresses) {
 	c := p.http1Client()
-	for i := range 200 {
-		text := fmt.Sprintf("note %d <%s>", i, t.Name())
+	readYourWrites(t, c, a, 150)
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Jar = jar
+	readYourWrites(t, c, a, 50)
+	if len(jar.Cookies(&url.URL{Scheme: "https", Host: a.https})) != 1 {
+		t.Error("the session came in no cookie")
+	}
+}
+
+func readYourWrites(t *testing.T, c *http.Client, a addresses, rounds int) {
+	for i := range rounds {
+		text := fmt.Sprintf("note %d of %d <%s>", i, rounds, t.Name())
 		post(t, c, a, text)
 		seen := make(map[string]bool)
 		for try := 0; len(seen) < 2 && try < 40; try++ {

@@ -87,7 +87,8 @@ func (w *webServer) build(ctx context.Context, s *stack, db database) (http.Hand
 	if w.meter, err = qps.New(qps.Config{Server: w.name}); err != nil {
 		return nil, nil, err
 	}
-	w.router, err = openDatabase(ctx, s, dbrouter.Config{Nodes: db.nodes, OnStatement: w.onStatement}, db.wait)
+	w.router, err = openDatabase(ctx, s, dbrouter.Config{
+		Nodes: db.nodes, Consistency: dbrouter.PerSession, TokenKeys: [][]byte{db.key}, OnStatement: w.onStatement}, db.wait)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -99,7 +100,7 @@ func (w *webServer) build(ctx context.Context, s *stack, db database) (http.Hand
 	// The app does not take a form that some other site sent.
 	guarded := http.NewCrossOriginProtection().Handler(a.routes())
 	balancer := tlsx.PeerMatcher{URIs: []string{w.ca.Identity(balancerID)}}
-	served := tlsx.Receive(balancer, rememberNode(w.meter.Middleware(guarded)))
+	served := tlsx.Receive(balancer, rememberNode(w.meter.Middleware(w.router.Middleware(guarded))))
 	return w.withInner(served), term.ServerConfig(), nil
 }
 
