@@ -193,12 +193,15 @@ func (c *classifier) lookSign(next token) {
 }
 
 func (c *classifier) lookWord(next token) {
+	call := isSign(next, '(')
+	if !call && !c.matters() {
+		return
+	}
 	var buf [maxWord]byte
 	w := c.upper(c.tok, &buf)
 	if c.ddl && string(w) == "TEMPORARY" {
 		c.raise(Pin, "temporary table")
 	}
-	call := isSign(next, '(')
 	if call {
 		switch string(w) {
 		case "GET_LOCK", "RELEASE_LOCK", "RELEASE_ALL_LOCKS", "SERVICE_GET_READ_LOCKS", "SERVICE_GET_WRITE_LOCKS", "SERVICE_RELEASE_LOCKS":
@@ -240,6 +243,19 @@ func (c *classifier) lookWord(next token) {
 			c.raise(Write, "sequence")
 		}
 	}
+}
+
+// matters says whether a word that is not called may be one of those that lookWord
+// looks for: by its length and its first letter, which sorts out most of them.
+func (c *classifier) matters() bool {
+	if n := c.tok.end - c.tok.start; n < len("INTO") || n > len("PROCEDURE") {
+		return false
+	}
+	switch c.lex.sql[c.tok.start] | 0x20 {
+	case 'c', 'd', 'i', 'l', 'n', 'p', 'r', 's', 't', 'u', 'v':
+		return true
+	}
+	return false
 }
 
 // lookCall judges a word before a parenthesis. A function must touch it: with a

@@ -265,6 +265,17 @@ func pad(sql string, seed uint64) string {
 	}
 }
 
+// TestByteKinds holds the table against what it stands for.
+func TestByteKinds(t *testing.T) {
+	for i := range 256 {
+		c := byte(i)
+		word := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '$' || c >= 0x80
+		if space := strings.IndexByte(" \t\n\v\f\r", c) >= 0; isWord(c) != word || isSpace(c) != space {
+			t.Errorf("%q: word %v, space %v", c, isWord(c), isSpace(c))
+		}
+	}
+}
+
 func BenchmarkClassify(b *testing.B) {
 	const short, long = "SELECT a, b FROM t WHERE id=?", "SELECT n.id, n.text, n.created, u.name FROM notes AS n JOIN users AS u ON u.id = n.user_id WHERE n.created > ? AND u.active = 1 AND n.text LIKE '%palisade%' GROUP BY n.id ORDER BY n.created DESC, n.id ASC LIMIT 100 OFFSET 200"
 	for _, c := range []struct{ name, sql string }{{"29", short}, {"250", long}} {

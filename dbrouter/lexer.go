@@ -43,6 +43,8 @@ func (l *lexer) next() token {
 		case isSpace(c):
 			l.pos++
 			continue
+		case isWord(c):
+			return l.word()
 		case c == '#', c == '-' && l.dashes():
 			end := strings.IndexByte(l.sql[l.pos:], '\n')
 			if end < 0 {
@@ -56,8 +58,6 @@ func (l *lexer) next() token {
 				return l.bad(why)
 			}
 			continue
-		case isWord(c):
-			return l.word()
 		case c == '\'', c == '"', c == '`':
 			return l.quoted(c)
 		case c < ' ', c == 0x7f:
@@ -107,11 +107,12 @@ func (l *lexer) comment() string {
 }
 
 func (l *lexer) word() token {
-	start := l.pos
-	for l.pos < len(l.sql) && isWord(l.sql[l.pos]) {
-		l.pos++
+	start, end := l.pos, l.pos+1
+	for end < len(l.sql) && isWord(l.sql[end]) {
+		end++
 	}
-	w := l.sql[start:l.pos]
+	l.pos = end
+	w := l.sql[start:end]
 	if isDigit(w[0]) && !isNumber(w) {
 		// Servers read "1.0into" as the number 1.0 and the keyword INTO.
 		return l.bad("number that runs into a word")
@@ -175,10 +176,34 @@ func (l *lexer) quoted(quote byte) token {
 	}
 }
 
-func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
+// What a byte may be part of.
+const (
+	wordByte  = 1
+	spaceByte = 2
+)
+
+// byteKinds has the kinds of each byte: letters, digits, the underscore, the
+// dollar sign and whatever is not ASCII make words.
+const byteKinds = "" +
+	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x02\x02\x02\x02\x00\x00" +
+	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
+	"\x02\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00\x00" +
+	"\x00\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x01" +
+	"\x00\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01"
+
+func isSpace(c byte) bool { return byteKinds[c]&spaceByte != 0 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-func isWord(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || isDigit(c) || c == '_' || c == '$' || c >= 0x80
-}
+func isWord(c byte) bool { return byteKinds[c]&wordByte != 0 }
