@@ -20,7 +20,7 @@ func shares(b balance, nodes []*node) []float64 {
 func someNodes(n int) []*node {
 	var out []*node
 	for i := range n {
-		n := &node{index: i, weight: 1, pool: &pool{slots: make(chan struct{}, 10)}}
+		n := &node{index: i, weight: 1, pool: new(pool)}
 		n.waits = newWaits(n)
 		out = append(out, n)
 	}
@@ -51,8 +51,7 @@ func TestBalance(t *testing.T) {
 		n[0].latency.observe(time.Millisecond)
 	}
 	wantShares(t, "fast again", shares(balance{}, n), []float64{0.5, 0.5})
-	n[1].pool.slots <- struct{}{}
-	n[1].pool.slots <- struct{}{}
+	n[1].pool.used.Store(2)
 	wantShares(t, "two reads on the second", shares(balance{}, n), []float64{0.9, 0.1})
 
 	n = someNodes(3)

@@ -7,6 +7,9 @@ import "time"
 // none in time, or if too many statements are held back already. Nothing of the
 // statement may have been done.
 func (r *Router) hold(k *call, s *snapshot) bool {
+	if r.conf.BufferWait == 0 {
+		return false
+	}
 	left := r.conf.BufferWait - time.Since(k.begun)
 	if left <= 0 || k.ctx.Err() != nil {
 		return false

@@ -93,7 +93,7 @@ func (n *node) examine(ctx context.Context) exam {
 		for _, r := range rows {
 			e.grants = append(e.grants, r.values[0])
 		}
-		if err := (&physical{conn: conn, track: l.track}).trackWrites(ctx); err != nil {
+		if err := newPhysical(conn, l.track).trackWrites(ctx); err != nil {
 			return err
 		}
 		e.tracked = l.track != nil && l.track.on

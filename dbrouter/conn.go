@@ -20,6 +20,9 @@ type conn struct {
 	// nor leak to others.
 	pinned bool
 	closed bool
+	// rows are those of a query, unless they are in use: one piece of memory less
+	// to be made for it.
+	rows rows
 }
 
 var (
@@ -133,7 +136,8 @@ func (c *conn) query(ctx context.Context, query string, args []driver.NamedValue
 
 func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (driver.Result, error) {
 	var result driver.Result
-	k := new(c.r.call(ctx, query))
+	k := new(call)
+	c.r.begin(k, ctx, query)
 	k.do = func(p *physical) (err error) {
 		result, err = execOn(ctx, p, query, args, prepare)
 		c.r.written(ctx, p, err == nil && k.class.Kind >= Write && c.tx == nil)
@@ -148,13 +152,19 @@ func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue,
 }
 
 func (c *conn) queryRows(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (*rows, error) {
-	out := &rows{c: c, ctx: ctx, call: c.r.call(ctx, query)}
+	out := &c.rows
+	if c.rows.c != nil {
+		out = new(rows) // those of another query are still open
+	}
+	out.c, out.ctx = c, ctx
 	k := &out.call
+	c.r.begin(k, ctx, query)
 	k.args, k.prepare, k.rows = args, prepare, out
 	out.writes = k.class.Kind >= Write && c.tx == nil
 	err := final(c.route(k))
 	c.r.tell(k, err)
 	if err != nil {
+		*out = rows{}
 		return nil, err
 	}
 	// The rows have the connection until they are closed. A pinned session and

@@ -106,7 +106,7 @@ func TestMaxWaiting(t *testing.T) {
 		_, err := r.DB().ExecContext(context.WithoutCancel(t.Context()), update)
 		done <- err
 	}()
-	until(t, "one waits", func() bool { return r.nodes()[0].pool.waiting.Load() == 1 })
+	until(t, "one waits", func() bool { return queued(r.nodes()[0].pool) == 1 })
 	if _, err := r.DB().ExecContext(t.Context(), update); !errors.Is(err, ErrBusy) || OutcomeOf(err) != NotSent {
 		t.Errorf("the second: %v", err)
 	}
@@ -115,4 +115,11 @@ func TestMaxWaiting(t *testing.T) {
 		t.Errorf("the first: %v", err)
 	}
 	mustExec(t, r.DB(), update)
+}
+
+// queued counts those that wait for a connection.
+func queued(l *pool) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting.Len()
 }

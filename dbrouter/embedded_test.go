@@ -435,7 +435,7 @@ func TestNoDeadlockBetweenPools(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(r.nodes()[0].pool.slots) + len(r.nodes()[1].pool.slots); n != 0 {
+	if n := r.nodes()[0].pool.used.Load() + r.nodes()[1].pool.used.Load(); n != 0 {
 		t.Errorf("%d connections were not given back", n)
 	}
 }

@@ -99,7 +99,7 @@ func TestTx(t *testing.T) {
 		defer func() { recover() }()
 		r.Tx(t.Context(), nil, func(*sql.Tx) error { panic("test") })
 	}()
-	if n := len(r.nodes()[0].pool.slots); n != 0 {
+	if n := r.nodes()[0].pool.used.Load(); n != 0 {
 		t.Errorf("%d connections were not given back", n)
 	}
 }

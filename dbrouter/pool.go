@@ -1,6 +1,7 @@
 package dbrouter
 
 import (
+	"container/list"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -23,6 +24,13 @@ type physical struct {
 	// track has the reports of the server; nil if it makes none.
 	track    *tracker
 	prepared prepared
+	// What conn can do beside the least, nil where it cannot: to ask an interface
+	// for another one takes longer than many a call.
+	validator driver.Validator
+	resetter  driver.SessionResetter
+	checker   driver.NamedValueChecker
+	queryer   driver.QueryerContext
+	execer    driver.ExecerContext
 	// readOnly: the session refuses writes with error 1792.
 	readOnly bool
 	// generation is the pool's at the time of connecting. The role of the node
@@ -38,28 +46,45 @@ type physical struct {
 	abandoned bool
 }
 
-func (p *physical) valid() bool {
-	v, ok := p.conn.(driver.Validator)
-	return !ok || v.IsValid()
+// newPhysical returns a connection that belongs to no pool yet.
+func newPhysical(conn driver.Conn, track *tracker) *physical {
+	p := &physical{conn: conn, track: track}
+	p.validator, _ = conn.(driver.Validator)
+	p.resetter, _ = conn.(driver.SessionResetter)
+	p.checker, _ = conn.(driver.NamedValueChecker)
+	p.queryer, _ = conn.(driver.QueryerContext)
+	p.execer, _ = conn.(driver.ExecerContext)
+	return p
 }
+
+func (p *physical) valid() bool { return p.validator == nil || p.validator.IsValid() }
 
 // pool holds the connections to one node. It is safe for concurrent use.
 type pool struct {
 	node  *node
 	open  func(context.Context) (driver.Conn, *tracker, error)
-	slots chan struct{} // one for each connection in use
-	// waiting counts those that wait for a slot; queue is the most.
-	waiting atomic.Int32
-	queue   int32
-	stmts   int // kept prepared per connection
-	done    <-chan struct{}
+	max   int // connections
+	queue int // those that wait for one
+	stmts int // kept prepared per connection
+	done  <-chan struct{}
 
-	mu         sync.Mutex // guards what follows
-	idle       []*physical
-	all        map[*physical]struct{}
-	generation uint64
-	closed     bool
-	parked     bool // connections that come back are closed
+	// used is how many connections are in use, or being made, and generation how
+	// often the node's role has changed. mu is held to change them.
+	used       atomic.Int32
+	generation atomic.Uint64
+
+	mu sync.Mutex // guards what follows
+	// waiting are those that wait for a connection, the first first; there are
+	// none unless max are in use. Each has a channel that is closed when it may
+	// have one.
+	waiting list.List
+	idle    []*physical
+	all     map[*physical]struct{}
+	closed  bool
+	parked  bool // connections that come back are closed
+	// clock is the time of the latest prune: it tells well enough since when a
+	// connection has been idle, and costs nothing.
+	clock time.Time
 }
 
 func newPool(n *node, c Node, done <-chan struct{}) (*pool, error) {
@@ -84,7 +109,8 @@ func newPool(n *node, c Node, done <-chan struct{}) (*pool, error) {
 		}
 		return conn, track, err
 	}
-	return &pool{node: n, open: open, slots: make(chan struct{}, c.MaxConns), queue: int32(c.MaxWaiting), stmts: c.Statements, done: done, all: make(map[*physical]struct{})}, nil
+	return &pool{node: n, open: open, max: c.MaxConns, queue: c.MaxWaiting, stmts: c.Statements, done: done,
+		all: make(map[*physical]struct{}), clock: time.Now()}, nil
 }
 
 // errPoolBusy is what acquire returns if it may not wait and would have to.
@@ -93,38 +119,19 @@ var errPoolBusy = errors.New("dbrouter: all connections are in use")
 // acquire returns a connection with the wanted kind of session. It waits for
 // one if all are in use, until the context ends, unless wait is false.
 func (l *pool) acquire(ctx context.Context, readOnly, fresh, wait bool) (*physical, error) {
-	select {
-	case l.slots <- struct{}{}:
-	default:
-		if !wait {
-			return nil, errPoolBusy
-		}
-		if l.waiting.Add(1) > l.queue {
-			l.waiting.Add(-1)
-			return nil, fmt.Errorf("%w: %d on node %s", ErrBusy, l.queue, l.node.name)
-		}
-		defer l.waiting.Add(-1)
-		select {
-		case l.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-l.done:
-			return nil, ErrClosed
-		}
+	p, err := l.enter(ctx, fresh, wait)
+	if err != nil {
+		return nil, err
 	}
-	for !fresh {
-		p := l.pop()
-		if p == nil {
-			break
-		}
+	for p != nil {
 		if p.readOnly == readOnly && p.fit(ctx) {
 			return p, nil
 		}
 		l.drop(p)
+		p = l.pop()
 	}
-	p, err := l.connect(ctx, readOnly)
-	if err != nil {
-		<-l.slots
+	if p, err = l.connect(ctx, readOnly); err != nil {
+		l.leave()
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -137,9 +144,70 @@ func (l *pool) acquire(ctx context.Context, readOnly, fresh, wait bool) (*physic
 	return p, nil
 }
 
+// enter counts one more connection in use, once there may be. It returns an idle
+// one, if there is one and it need not be fresh.
+func (l *pool) enter(ctx context.Context, fresh, wait bool) (*physical, error) {
+	l.mu.Lock()
+	if n := l.used.Load(); int(n) < l.max {
+		l.used.Store(n + 1)
+		var p *physical
+		if !fresh {
+			p = l.popLocked()
+		}
+		l.mu.Unlock()
+		return p, nil
+	}
+	if !wait || l.waiting.Len() >= l.queue {
+		l.mu.Unlock()
+		if !wait {
+			return nil, errPoolBusy
+		}
+		return nil, fmt.Errorf("%w: %d on node %s", ErrBusy, l.queue, l.node.name)
+	}
+	turn := make(chan struct{})
+	e := l.waiting.PushBack(turn)
+	l.mu.Unlock()
+	var err error
+	select {
+	case <-turn:
+		if fresh {
+			return nil, nil
+		}
+		return l.pop(), nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-l.done:
+		err = ErrClosed
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-turn: // at the same moment: it is the next one's
+		l.leaveLocked()
+	default:
+		l.waiting.Remove(e)
+	}
+	return nil, err
+}
+
+// leave counts one connection less, or gives it to the first that waits.
+func (l *pool) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leaveLocked()
+}
+
+func (l *pool) leaveLocked() {
+	if e := l.waiting.Front(); e != nil {
+		close(l.waiting.Remove(e).(chan struct{}))
+		return
+	}
+	l.used.Add(-1)
+}
+
 // fit says whether an idle connection may be used: its server has not closed it.
 func (p *physical) fit(ctx context.Context) bool {
-	if r, ok := p.conn.(driver.SessionResetter); ok && r.ResetSession(ctx) != nil {
+	if p.resetter != nil && p.resetter.ResetSession(ctx) != nil {
 		return false
 	}
 	return p.valid()
@@ -148,6 +216,10 @@ func (p *physical) fit(ctx context.Context) bool {
 func (l *pool) pop() *physical {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.popLocked()
+}
+
+func (l *pool) popLocked() *physical {
 	if len(l.idle) == 0 {
 		return nil
 	}
@@ -159,7 +231,7 @@ func (l *pool) pop() *physical {
 
 func (l *pool) connect(ctx context.Context, readOnly bool) (*physical, error) {
 	l.mu.Lock()
-	generation, closed := l.generation, l.closed
+	generation, closed := l.generation.Load(), l.closed
 	l.mu.Unlock()
 	if closed {
 		return nil, ErrClosed
@@ -168,8 +240,9 @@ func (l *pool) connect(ctx context.Context, readOnly bool) (*physical, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &physical{pool: l, conn: conn, track: track, readOnly: readOnly, generation: generation, since: time.Now(),
-		prepared: prepared{max: l.stmts}}
+	p := newPhysical(conn, track)
+	p.pool, p.readOnly, p.generation, p.since = l, readOnly, generation, time.Now()
+	p.prepared.max = l.stmts
 	// From here on Close can cut it.
 	l.mu.Lock()
 	if closed = l.closed; !closed {
@@ -223,25 +296,24 @@ func (p *physical) wrote() (gtids position, sure bool) {
 // release gives a connection back. It is closed if it is broken or if the role
 // of its node has changed.
 func (l *pool) release(p *physical) {
-	keep := p.valid()
-	if keep {
-		p.idleSince = time.Now()
+	if p.valid() {
 		l.mu.Lock()
-		if keep = !l.closed && !l.parked && p.generation == l.generation; keep {
+		if !l.closed && !l.parked && p.generation == l.generation.Load() {
+			p.idleSince = l.clock
 			l.idle = append(l.idle, p)
+			l.leaveLocked()
+			l.mu.Unlock()
+			return
 		}
 		l.mu.Unlock()
 	}
-	if !keep {
-		l.drop(p)
-	}
-	<-l.slots
+	l.discard(p)
 }
 
 // discard closes a connection that was acquired.
 func (l *pool) discard(p *physical) {
 	l.drop(p)
-	<-l.slots
+	l.leave()
 }
 
 func (l *pool) drop(p *physical) {
@@ -252,11 +324,7 @@ func (l *pool) drop(p *physical) {
 }
 
 // current says whether the role of the node is what it was when p was made.
-func (l *pool) current(p *physical) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return p.generation == l.generation
-}
+func (l *pool) current(p *physical) bool { return p.generation == l.generation.Load() }
 
 // connections counts the open ones.
 func (l *pool) connections() int {
@@ -270,7 +338,7 @@ func (l *pool) connections() int {
 // primary would otherwise live for days.
 func (l *pool) turn() {
 	l.mu.Lock()
-	l.generation++
+	l.generation.Add(1)
 	l.mu.Unlock()
 	l.prune(0)
 }
@@ -288,9 +356,11 @@ func (l *pool) park(on bool) {
 
 // prune closes connections that have been idle for the given time.
 func (l *pool) prune(age time.Duration) {
-	before := time.Now().Add(-age)
+	now := time.Now()
+	before := now.Add(-age)
 	var old []*physical
 	l.mu.Lock()
+	l.clock = now
 	kept := l.idle[:0]
 	for _, p := range l.idle {
 		if age == 0 || p.idleSince.Before(before) {

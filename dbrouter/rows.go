@@ -68,14 +68,19 @@ func (r *rows) Next(dest []driver.Value) error {
 	if k == nil {
 		return err
 	}
-	columns := slices.Clone(r.Columns())
+	columns, c := slices.Clone(r.Columns()), r.c
+	query, args, prepare := k.sql, k.args, k.prepare
 	r.p.pool.node.lookNow()
 	r.Close() // first, so that its place in the pool is free
-	next, again := r.c.queryRows(ctx, k.sql, k.args, k.prepare)
+	next, again := c.queryRows(ctx, query, args, prepare)
 	if again != nil {
 		return err
 	}
-	r.Rows, r.p, r.stmt, r.owns = next.Rows, next.p, next.stmt, next.owns
+	if next != r {
+		*r = *next
+		next.leave()
+	}
+	r.read, r.again = nil, nil // once is enough
 	if !slices.Equal(columns, r.Columns()) {
 		return err
 	}
@@ -94,7 +99,6 @@ func (r *rows) Close() error {
 		r.stmt.Close()
 	}
 	r.c.r.written(r.ctx, p, r.writes)
-	r.p, r.stmt, r.read, r.again = nil, nil, nil, nil
 	switch {
 	case !r.owns:
 	case !p.valid():
@@ -102,8 +106,12 @@ func (r *rows) Close() error {
 	default:
 		r.c.keep(p)
 	}
+	r.leave()
 	return err
 }
+
+// leave lets go of what the rows hold, for the next query to use them.
+func (r *rows) leave() { *r = rows{Rows: r.Rows} }
 
 // typedRows are rows with everything that go-sql-driver's have.
 type typedRows struct{ *rows }

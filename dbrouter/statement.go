@@ -35,7 +35,7 @@ type call struct {
 	sql   string
 	class Classification
 	hint  hint
-	begun time.Time
+	begun time.Time // zero if nobody will ask; see Router.timed
 	// denied: Config.Deny forbids it.
 	denied bool
 	report
@@ -49,10 +49,15 @@ type call struct {
 	rows *rows
 }
 
-// call returns a statement that was classified.
-func (r *Router) call(ctx context.Context, sql string) call {
-	class, comment, denied := r.cache.classify(sql)
-	return call{denied: denied, ctx: ctx, sql: sql, class: class, hint: hinted(ctx, comment), begun: time.Now()}
+// begin classifies a statement. k is zero.
+func (r *Router) begin(k *call, ctx context.Context, sql string) {
+	var comment hintKind
+	k.ctx, k.sql = ctx, sql
+	k.class, comment, k.denied = r.cache.classify(sql)
+	k.hint = hinted(ctx, comment)
+	if r.timed {
+		k.begun = time.Now()
+	}
 }
 
 // report is what will be told about a call.
@@ -130,13 +135,12 @@ func (r *Router) tell(k *call, err error) {
 }
 
 // convert makes the arguments what the driver takes.
-func convert(conn driver.Conn, args []driver.NamedValue) error {
-	checker, ok := conn.(driver.NamedValueChecker)
-	if !ok {
+func convert(p *physical, args []driver.NamedValue) error {
+	if p.checker == nil {
 		return nil
 	}
 	for i := range args {
-		if err := checker.CheckNamedValue(&args[i]); err != nil {
+		if err := p.checker.CheckNamedValue(&args[i]); err != nil {
 			return err
 		}
 	}

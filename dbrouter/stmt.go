@@ -53,11 +53,11 @@ func named(args []driver.Value) []driver.NamedValue {
 // execOn runs a statement on a connection, as database/sql does with a driver:
 // directly if it can, and otherwise by preparing it.
 func execOn(ctx context.Context, p *physical, query string, args []driver.NamedValue, prepare bool) (driver.Result, error) {
-	if err := convert(p.conn, args); err != nil {
+	if err := convert(p, args); err != nil {
 		return nil, err
 	}
-	if e, ok := p.conn.(driver.ExecerContext); ok && !prepare {
-		result, err := e.ExecContext(ctx, query, args)
+	if p.execer != nil && !prepare {
+		result, err := p.execer.ExecContext(ctx, query, args)
 		if !errors.Is(err, driver.ErrSkip) {
 			return result, err
 		}
@@ -79,11 +79,11 @@ func execOn(ctx context.Context, p *physical, query string, args []driver.NamedV
 // queryOn is execOn for a statement with rows. The statement returned, if any,
 // must be closed after the rows.
 func queryOn(ctx context.Context, p *physical, query string, args []driver.NamedValue, prepare bool) (driver.Rows, driver.Stmt, error) {
-	if err := convert(p.conn, args); err != nil {
+	if err := convert(p, args); err != nil {
 		return nil, nil, err
 	}
-	if q, ok := p.conn.(driver.QueryerContext); ok && !prepare {
-		rows, err := q.QueryContext(ctx, query, args)
+	if p.queryer != nil && !prepare {
+		rows, err := p.queryer.QueryContext(ctx, query, args)
 		if !errors.Is(err, driver.ErrSkip) {
 			return rows, nil, err
 		}

@@ -161,7 +161,7 @@ func testCancelAndClose(t *testing.T, c *mariadb.Cluster, _ *Router, _ *record) 
 			}
 		})
 	}
-	until(t, "statements run", func() bool { return len(r.nodes()[0].pool.slots) == 2 })
+	until(t, "statements run", func() bool { return r.nodes()[0].pool.used.Load() == 2 })
 	time.Sleep(20 * time.Millisecond)
 	begun := time.Now()
 	if err := r.Close(); err != nil {
