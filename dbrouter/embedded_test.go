@@ -2,6 +2,7 @@ package dbrouter
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"log/slog"
@@ -38,11 +39,14 @@ type pair struct {
 	changes          chan NodeChange
 }
 
-func newPair(t *testing.T) *pair {
+func newPair(t *testing.T) *pair { return newPairOf(t, "") }
+
+// newPairOf returns a pair of a version.
+func newPairOf(t *testing.T, version string) *pair {
 	t.Helper()
 	p := &pair{data: new(number), changes: make(chan NodeChange, 100)}
 	start := func(c mysqltest.Config) *mysqltest.Server {
-		c.Logger = slog.New(slog.DiscardHandler)
+		c.Logger, c.Version = slog.New(slog.DiscardHandler), version
 		s, err := mysqltest.New(c)
 		if err != nil {
 			t.Fatal(err)
@@ -308,6 +312,14 @@ func TestMySQLWithoutGTIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer copied.Close()
+	for _, s := range []*mysqltest.Server{s, copied} {
+		db, err := sql.Open("mysql", s.DSN())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		mustExec(t, db, "SET GLOBAL gtid_mode=OFF")
+	}
 	nodes := []Node{{Name: "db1", Config: s.Config()}, {Name: "db2", Config: copied.Config()}}
 	r, rec := open(t, Config{Nodes: nodes})
 	upReplicas(t, r, 1)
@@ -318,6 +330,30 @@ func TestMySQLWithoutGTIDs(t *testing.T) {
 	upReplicas(t, r, 1)
 	if one[int](t, r.DB(), query); rec.last(t).Role != Replica {
 		t.Errorf("%+v", rec.last(t))
+	}
+}
+
+// TestMySQLGTIDs: sessions and Global with MySQL's GTIDs, the reports of writes
+// included.
+func TestMySQLGTIDs(t *testing.T) {
+	p := newPairOf(t, "8.4.0")
+	for _, consistency := range []Consistency{Global, PerSession} {
+		conf := p.config()
+		conf.Consistency, conf.OnStateChange = consistency, nil
+		r, rec := open(t, conf)
+		upReplicas(t, r, 1)
+		p.replica.SetLag(30 * time.Millisecond)
+		ctx, s := r.NewSession(t.Context())
+		before := oneIn[int](t, ctx, r.DB(), query)
+		for i := range 5 {
+			mustExecIn(t, ctx, r.DB(), update)
+			if at, sure := s.known(); !sure || at.dialect != mySQL || at.text == "" {
+				t.Errorf("the write was not reported: %+v, %v", at, sure)
+			}
+			if n := oneIn[int](t, ctx, r.DB(), query); n != before+i+1 || rec.last(t).Role != Replica {
+				t.Errorf("%v: %d, want %d, %+v", consistency, n, before+i+1, rec.last(t))
+			}
+		}
 	}
 }
 

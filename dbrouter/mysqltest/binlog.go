@@ -56,23 +56,25 @@ type binlog struct {
 	bytes     int
 	purged    gtid // the last entry that fell out
 	last      gtid
-	applied   gtid // the last entry that came from a source
-	up        bool // the server runs
+	counts    counts // those that fell out included
+	applied   gtid   // the last entry that came from a source
+	up        bool   // the server runs
 	changed   chan struct{}
 	followers map[*replication]struct{}
 }
 
 func newBinlog(self uint32, limit int) *binlog {
-	return &binlog{self: self, limit: limit, changed: make(chan struct{}), followers: make(map[*replication]struct{})}
+	return &binlog{self: self, limit: limit, counts: make(counts), changed: make(chan struct{}), followers: make(map[*replication]struct{})}
 }
 
-// write logs a transaction of this server's own.
-func (b *binlog) write(changes []change) gtid {
+// write logs a transaction of this server's own, and returns its GTID and its
+// number among those of the server.
+func (b *binlog) write(changes []change) (g gtid, n uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	g := gtid{server: b.self, seq: b.last.seq + 1}
+	g = gtid{server: b.self, seq: b.last.seq + 1}
 	b.add(g, changes)
-	return g
+	return g, b.counts[b.self]
 }
 
 // apply logs a transaction of the source; what makes it conflict with a write of
@@ -90,6 +92,7 @@ func (b *binlog) add(g gtid, changes []change) {
 		e.size += changes[i].size()
 	}
 	b.entries, b.bytes, b.last = append(b.entries, e), b.bytes+e.size, g
+	b.counts[g.server]++
 	for len(b.entries) > b.limit || b.bytes > maxLogBytes && len(b.entries) > 1 {
 		b.purged, b.bytes = b.entries[0].gtid, b.bytes-b.entries[0].size
 		b.entries[0] = entry{}

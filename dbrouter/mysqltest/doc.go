@@ -37,7 +37,9 @@
 // effect; reads run concurrently. @@gtid_binlog_pos, @@gtid_slave_pos,
 // @@gtid_current_pos, @@last_gtid, MASTER_GTID_WAIT and SHOW SLAVE STATUS tell
 // the state, and a client that asks for session tracking gets last_gtid in the
-// OK packet of the write. A replica that holds a write its source lacks stops
+// OK packet of the write. With a MySQL version the GTIDs are MySQL's
+// (<server_uuid>:<n>): @@gtid_executed, WAIT_FOR_EXECUTED_GTID_SET, SHOW REPLICA
+// STATUS and session_track_gtids tell of them, unless gtid_mode was set to OFF. A replica that holds a write its source lacks stops
 // with an error, as a real one does.
 //
 // # Guarantees
@@ -53,7 +55,7 @@
 // handler does it. There are no savepoints, no compression, no multi-statement, no LOAD
 // DATA LOCAL, no cursor, no packet of 16 MiB or more, and no authentication but
 // mysql_native_password and caching_sha2_password. Any account may do anything, KILL and SET GLOBAL
-// included, and read_only binds every account. With a MySQL version there are no
-// GTIDs to see. A query goes on when its client has gone, as on a real server:
+// included, and read_only binds every account. MySQL's GTIDs have no tags, and the
+// writes of each server no gaps. A query goes on when its client has gone, as on a real server:
 // KILL QUERY ends it.
 package mysqltest

@@ -228,6 +228,8 @@ func function(name string) (f func(context.Context, *conn, []any) (any, error), 
 		return sleep, 1, 1
 	case "MASTER_GTID_WAIT":
 		return gtidWait, 1, 2
+	case "WAIT_FOR_EXECUTED_GTID_SET":
+		return setWait, 1, 2
 	}
 	return nil, 0, 0
 }

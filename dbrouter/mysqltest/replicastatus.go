@@ -28,8 +28,8 @@ func (s *Server) replicaStatus(all, renamed bool) Result {
 			{"Master_Server_Id", st.serverID, Int},
 		}
 		if !s.mariaDB() {
-			return append(f, field{"SQL_Delay", 0, Int}, field{"Retrieved_Gtid_Set", "", Text},
-				field{"Executed_Gtid_Set", "", Text}, field{"Auto_Position", 0, Int}, field{"Channel_Name", "", Text})
+			return append(f, field{"SQL_Delay", 0, Int}, field{"Retrieved_Gtid_Set", st.retrieved, Text},
+				field{"Executed_Gtid_Set", st.executed, Text}, field{"Auto_Position", 1, Int}, field{"Channel_Name", "", Text})
 		}
 		f = append(f, field{"Using_Gtid", "Slave_Pos", Text}, field{"Gtid_IO_Pos", st.received.String(), Text},
 			field{"SQL_Delay", 0, Int}, field{"Slave_SQL_Running_State", st.sqlState, Text})
@@ -65,6 +65,7 @@ type replicationState struct {
 	behind                  any // whole seconds, or nil
 	serverID                uint32
 	received, applied       gtid
+	retrieved, executed     string // MySQL
 }
 
 func (s *Server) replicationState() (replicationState, bool) {
@@ -76,8 +77,14 @@ func (s *Server) replicationState() (replicationState, bool) {
 	_, applied := s.log.positions()
 	st := replicationState{host: host, serverID: r.source.conf.ServerID, applied: applied, io: "No", sql: "No"}
 	st.port, _ = strconv.Atoi(port)
+	executed := s.log.executed()
+	st.executed = executed.String()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, e := range r.relay {
+		executed[e.gtid.server]++
+	}
+	st.retrieved = executed.String()
 	st.received = r.received
 	if e := r.ioErr; e != nil {
 		st.ioErrno, st.ioError = int(e.code()), e.Message

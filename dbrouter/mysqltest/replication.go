@@ -357,8 +357,11 @@ func (s *Server) setReplication(io, sql *bool) {
 }
 
 // Position returns the GTID of the last write that the server made or applied,
-// such as "0-1-42", and "" before the first.
+// such as "0-1-42", or with a MySQL version the set of all; "" before the first.
 func (s *Server) Position() string {
+	if !s.mariaDB() {
+		return s.log.executed().String()
+	}
 	last, _ := s.log.positions()
 	return last.String()
 }
@@ -367,15 +370,9 @@ func (s *Server) Position() string {
 // position, which is another server's [Server.Position]. It returns the
 // context's error if that ends first.
 func (s *Server) WaitPosition(ctx context.Context, position string) error {
-	g, reachable, err := parsePosition(position)
-	if err != nil {
-		return err
+	there, err := s.waitPosition(ctx, position)
+	if err == nil && !there {
+		err = context.Cause(ctx)
 	}
-	if !reachable {
-		return errorf(1941, "HY000", "position %q is not in domain 0", position)
-	}
-	if !s.log.wait(ctx, g, true) {
-		return context.Cause(ctx)
-	}
-	return nil
+	return err
 }

@@ -245,6 +245,35 @@ func TestKilledReplicaCatchesUp(t *testing.T) {
 	}
 }
 
+// TestPurgeBoundary: a replica that has the last entry that fell out of the log
+// needs none of those.
+func TestPurgeBoundary(t *testing.T) {
+	s, r, sd, rd := pair(t, Config{LogEntries: 3}, Config{})
+	db := open(t, s)
+	exec(t, db, insert, "a", "1")
+	caughtUp(t, r, s)
+	r.Kill()
+	for i := range 3 {
+		exec(t, db, insert, fmt.Sprint(i), "1")
+	}
+	if err := r.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	caughtUp(t, r, s)
+	if !maps.Equal(sd.state(), rd.state()) {
+		t.Errorf("replica %v, source %v", rd.state(), sd.state())
+	}
+	// It must be that entry, not one of the same number.
+	if _, err := s.log.after(gtid{server: 1, seq: 1}); err != nil {
+		t.Error(err)
+	}
+	for _, g := range []gtid{{server: 2, seq: 1}, {server: 1, seq: 0}} {
+		if _, err := s.log.after(g); err == nil {
+			t.Errorf("%v is served", g)
+		}
+	}
+}
+
 func TestPurgedLogStopsReplication(t *testing.T) {
 	s, r, _, _ := pair(t, Config{LogEntries: 3}, Config{})
 	db, replica := open(t, s), open(t, r)

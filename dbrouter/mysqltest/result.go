@@ -114,7 +114,19 @@ func (c *conn) sendOK(r Result, head byte) {
 // changes is the session state to tell the client: the GTID of its write, if the
 // client asked to be told.
 func (c *conn) changes() []byte {
-	if c.caps&capSessionTrack == 0 || !c.gtidChanged || !c.tracks("last_gtid") {
+	if c.caps&capSessionTrack == 0 || !c.gtidChanged {
+		return nil
+	}
+	if !c.s.mariaDB() {
+		if !c.tracksGTIDs() || !c.s.gtidMode() {
+			return nil
+		}
+		c.gtidChanged = false
+		// The entry of type 3 holds the encoding, of which there is one, and the set.
+		set := fmt.Sprintf("%s:%d", uuid(c.lastGTID.server), c.lastNumber)
+		return appendLenencString([]byte{3}, string(appendLenencString([]byte{0}, set)))
+	}
+	if !c.tracks("last_gtid") {
 		return nil
 	}
 	c.gtidChanged = false

@@ -32,6 +32,7 @@ type session struct {
 	bytes      int
 
 	lastGTID     gtid
+	lastNumber   uint64 // of it among the server's own
 	gtidChanged  bool
 	lastInsertID uint64
 }
@@ -193,6 +194,7 @@ func (s *Server) setGlobal(c *conn, name string, value any) error {
 			s.globals["super_read_only"] = int64(0)
 		}
 		return nil
+	case name == "gtid_mode" && !s.mariaDB():
 	case name == "server_id", name == "version", name == "hostname", name == "port", strings.HasPrefix(name, "gtid_"), name == "last_gtid":
 		return errorf(1238, "HY000", "Variable '%s' is a read only variable", name)
 	case name == "super_read_only":

@@ -81,7 +81,8 @@ func (c *conn) logged(changes []change) {
 	if c.noLog {
 		return
 	}
-	c.lastGTID, c.gtidChanged = c.s.log.write(changes), true
+	c.lastGTID, c.lastNumber = c.s.log.write(changes)
+	c.gtidChanged = true
 }
 
 func (s *Server) readOnlyError() *Error {

@@ -279,3 +279,49 @@ func TestSessionVariables(t *testing.T) {
 	}
 	t.Error("variables are not bounded")
 }
+
+// TestReadOnlyWaitsForTheWrite that is taking effect: none follows the answer to
+// SET GLOBAL read_only.
+func TestReadOnlyWaitsForTheWrite(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	s := start(t, Config{Handler: HandlerFunc(func(_ context.Context, q Query) (Result, error) {
+		if q.SQL == "INSERT INTO slow VALUES (1)" {
+			close(entered)
+			<-release
+		}
+		return Result{AffectedRows: 1}, nil
+	})})
+	db := open(t, s)
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := db.ExecContext(context.WithoutCancel(t.Context()), "INSERT INTO slow VALUES (1)")
+		wrote <- err
+	}()
+	<-entered
+	set := make(chan error, 1)
+	go func() {
+		_, err := db.ExecContext(context.WithoutCancel(t.Context()), "SET GLOBAL read_only=1")
+		set <- err
+	}()
+	// It has arrived, and those after it are answered.
+	eventually(t, "the statement arrives", func() bool { return slices.Contains(s.Queries(), "SET GLOBAL read_only=1") })
+	for range 20 {
+		one(t, db, "SELECT 1")
+	}
+	if s.ReadOnly() {
+		t.Error("read-only in the middle of a write")
+	}
+	select {
+	case err := <-set:
+		t.Errorf("answered before the write: %v", err)
+	default:
+	}
+	close(release)
+	if err := <-wrote; err != nil {
+		t.Errorf("the write: %v", err)
+	}
+	if err := <-set; err != nil || !s.ReadOnly() {
+		t.Errorf("the setting: %v", err)
+	}
+	wantCode(t, db, 1290, "INSERT INTO t VALUES (2)")
+}

@@ -198,6 +198,38 @@ func TestLongData(t *testing.T) {
 	}
 }
 
+// TestLongDataIsForOneExecution: the next one of the same statement has its own
+// values, whatever became of the one before.
+func TestLongDataIsForOneExecution(t *testing.T) {
+	seen := make(chan Query, 1)
+	s := start(t, Config{Handler: HandlerFunc(func(_ context.Context, q Query) (Result, error) { seen <- q; return Result{}, nil })})
+	db := open(t, s)
+	db.SetMaxOpenConns(1)
+	st, err := db.PrepareContext(t.Context(), "INSERT INTO t VALUES (?)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	long := strings.Repeat("0123456789", 900_000)
+	for _, v := range []string{long, "short", long, "shorter"} {
+		if _, err := st.ExecContext(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+		if q := <-seen; q.Args[0] != v {
+			t.Errorf("%d bytes arrived of %d", len(q.Args[0].(string)), len(v))
+		}
+	}
+	if _, err := st.ExecContext(t.Context(), strings.Repeat("x", maxPayload)); code(t, err) != 1105 {
+		t.Errorf("too long a value: %v", err)
+	}
+	if _, err := st.ExecContext(t.Context(), "short"); err != nil {
+		t.Fatal(err)
+	}
+	if q := <-seen; q.Args[0] != "short" {
+		t.Error("the long value stayed")
+	}
+}
+
 func TestLargeRow(t *testing.T) {
 	text := strings.Repeat("x", 10<<20)
 	s := start(t, Config{Handler: HandlerFunc(func(_ context.Context, q Query) (Result, error) {

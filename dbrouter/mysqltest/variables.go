@@ -1,7 +1,6 @@
 package mysqltest
 
 import (
-	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -90,11 +89,15 @@ func (s *Server) ofDialect(name string) (any, bool) {
 		case "super_read_only":
 			return int64(0), true
 		case "gtid_mode":
-			return "OFF", true
-		case "gtid_executed", "gtid_purged":
+			return "ON", true
+		case "gtid_executed":
+			return s.log.executed().String(), true
+		case "gtid_purged":
 			return "", true
+		case "session_track_gtids":
+			return "OFF", true
 		case "server_uuid":
-			return fmt.Sprintf("00000000-0000-0000-0000-%012x", s.conf.ServerID), true
+			return uuid(s.conf.ServerID), true
 		}
 		return nil, false
 	}
