@@ -88,6 +88,7 @@ func (m *monitor) interval(v view) time.Duration {
 
 func (m *monitor) look(ctx context.Context, l *link) view {
 	var v view
+	begun := time.Now()
 	err := l.do(ctx, max(lookLimit, m.conf.CheckInterval), func(ctx context.Context, conn driver.Conn) (err error) {
 		if v, err = probe(ctx, conn); err != nil {
 			return err
@@ -98,8 +99,9 @@ func (m *monitor) look(ctx context.Context, l *link) view {
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("no answer: %w", err)
 		}
-		return view{looked: true, trouble: err.Error()}
+		return view{looked: true, asked: begun, trouble: err.Error()}
 	}
+	v.asked = begun
 	return v
 }
 
@@ -111,6 +113,19 @@ func (m *monitor) publish(n *node, v view) {
 		n.view = v
 		m.refresh(n)
 	}
+}
+
+// demoted takes in that a node has said itself that it is read-only. What else
+// it is, the next look tells.
+func (m *monitor) demoted(n *node) {
+	m.mu.Lock()
+	if slices.Contains(m.nodes, n) && n.view.writable {
+		n.view = view{looked: true, asked: n.view.asked, reachable: true, dialect: n.view.dialect, serverID: n.view.serverID,
+			positions: n.view.positions, statusKnown: true, trouble: errDemoted.Error()}
+		m.refresh(n)
+	}
+	m.mu.Unlock()
+	n.lookNow()
 }
 
 // join takes in a new node.
@@ -184,7 +199,7 @@ func (m *monitor) refresh(n *node) {
 		switch {
 		case state != Up:
 		case role == Primary:
-			next.primary, next.dialect, next.proof = n, views[i].dialect, views[i].positions
+			next.primary, next.dialect, next.proof, next.asked = n, views[i].dialect, views[i].positions, views[i].asked
 		case role == Replica:
 			next.replicas = append(next.replicas, n)
 		}

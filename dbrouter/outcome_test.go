@@ -184,3 +184,40 @@ func TestBufferIsBounded(t *testing.T) {
 		t.Error("a negative wait is accepted")
 	}
 }
+
+// TestRefusedForAnotherReason: --secure-file-priv has the same number of an error
+// as read_only. It is not waited for to change.
+func TestRefusedForAnotherReason(t *testing.T) {
+	p := newPair(t)
+	c := p.config()
+	c.BufferWait, c.OnStateChange = time.Minute, nil
+	r, _ := open(t, c)
+	const load = "LOAD DATA INFILE '/x' INTO TABLE t"
+	p.primary.Inject(mysqltest.Fault{Match: match(load), Times: -1, Err: &mysqltest.Error{Code: 1290, Message: "the --secure-file-priv option"}})
+	if _, err := r.DB().ExecContext(t.Context(), load); serverError(err) != 1290 {
+		t.Errorf("%v", err)
+	}
+	n := 0
+	for _, q := range p.primary.Queries() {
+		if q == load {
+			n++
+		}
+	}
+	if n != 2 {
+		t.Errorf("it was sent %d times, want 2", n)
+	}
+}
+
+// TestReadsOfADemotedPrimary: the answer to the question for its position tells
+// at once that it is none any more.
+func TestReadsOfADemotedPrimary(t *testing.T) {
+	p := newPair(t)
+	c := p.config()
+	c.CheckInterval, c.OnStateChange = time.Hour, nil
+	r, _ := open(t, c)
+	upReplicas(t, r, 1)
+	p.primary.SetReadOnly(true)
+	if err := r.DB().QueryRowContext(t.Context(), query).Scan(new(int)); !errors.Is(err, ErrNoPrimary) {
+		t.Errorf("%v", err)
+	}
+}

@@ -85,7 +85,7 @@ func (p *positions) run(ctx context.Context) {
 			l.close()
 			l = &link{node: s.primary}
 		}
-		r.position, r.err = question(ctx, l, s)
+		r.position, r.err = question(ctx, p.m, l, s)
 		if r.err != nil && s.primary != nil && !errors.Is(r.err, errNoProof) {
 			s.primary.lookNow()
 		}
@@ -93,7 +93,7 @@ func (p *positions) run(ctx context.Context) {
 	}
 }
 
-func question(ctx context.Context, l *link, s *snapshot) (position, error) {
+func question(ctx context.Context, m *monitor, l *link, s *snapshot) (position, error) {
 	switch {
 	case s.primary == nil:
 		return position{}, s.noPrimary()
@@ -111,6 +111,7 @@ func question(ctx context.Context, l *link, s *snapshot) (position, error) {
 	// The same answer tells that it still is the primary, so that the position
 	// is not that of a node which was demoted since the last look.
 	if answer[0] != "0" {
+		m.demoted(s.primary)
 		return position{}, &NodeError{Node: s.primary.name, Err: errDemoted}
 	}
 	clean, err := cleanPosition(answer[1])

@@ -80,10 +80,11 @@ func (lostSession) Is(target error) bool { return target == driver.ErrBadConn }
 // onPrimary does a statement on the primary. It is repeated only if nothing of
 // it was sent, or if it is a read.
 func (c *conn) onPrimary(k *call, reason string) error {
+	refusals := 0
 	for try := 1; ; try++ {
 		s := c.r.monitor.now.Load()
 		if s.primary == nil {
-			if c.r.hold(k, s) {
+			if c.r.hold(k, s, nil) {
 				continue
 			}
 			if err := k.ctx.Err(); err != nil {
@@ -96,7 +97,7 @@ func (c *conn) onPrimary(k *call, reason string) error {
 		}
 		p, err := c.take(k.ctx, s.primary, false, try == writeTries)
 		if err != nil {
-			if _, ok := errors.AsType[*NodeError](err); ok && c.r.hold(k, s) {
+			if _, ok := errors.AsType[*NodeError](err); ok && c.r.hold(k, s, nil) {
 				try = 0
 				continue
 			}
@@ -104,8 +105,13 @@ func (c *conn) onPrimary(k *call, reason string) error {
 		}
 		err = k.run(p, reason)
 		c.notice(p, err)
-		if k.class.Kind != Pin && !c.pinned && demoted(err) && c.r.hold(k, s) {
+		// Error 1290 also tells of other options than read_only: a node that refuses
+		// again, although a look has found it writable, means one of those.
+		if k.class.Kind != Pin && !c.pinned && demoted(err) && refusals == 0 && c.r.hold(k, s, s.primary) {
 			c.settle(p, err)
+			if c.r.monitor.now.Load().primary == s.primary {
+				refusals++
+			}
 			try = 0
 			continue
 		}
@@ -140,7 +146,7 @@ func (c *conn) read(k *call) error {
 	for {
 		s := c.r.monitor.now.Load()
 		want, reason, err = c.r.freshness(k.ctx, k.hint)
-		if !errors.Is(err, ErrNoPrimary) || !c.r.hold(k, s) {
+		if !errors.Is(err, ErrNoPrimary) || !c.r.hold(k, s, nil) {
 			break
 		}
 	}

@@ -9,7 +9,8 @@ import (
 
 // view is what one look at a node told. It never changes.
 type view struct {
-	looked    bool // false: not looked at yet
+	looked    bool      // false: not looked at yet
+	asked     time.Time // when the look began
 	reachable bool
 	trouble   string // what is wrong, if anything
 	dialect   dialect
@@ -120,9 +121,10 @@ func follows(views []view, i, primary int) bool {
 type snapshot struct {
 	primary  *node // nil: none is known, for the reason
 	reason   string
-	dialect  dialect // of the primary
-	proof    bool    // the primary records positions
-	replicas []*node // to be read from
+	dialect  dialect   // of the primary
+	proof    bool      // the primary records positions
+	asked    time.Time // when the look began that found the primary writable
+	replicas []*node   // to be read from
 	nodes    []*node
 	statuses []NodeStatus  // of nodes
 	changed  chan struct{} // closed when there is a newer one
