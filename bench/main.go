@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/palisade-go/palisade/bench/dbbench"
 	"github.com/palisade-go/palisade/bench/firewallbench"
 	"github.com/palisade-go/palisade/bench/internal/report"
 	"github.com/palisade-go/palisade/bench/lbbench"
@@ -26,7 +27,7 @@ import (
 // suites are what -run can name. A further one is a package beside lbbench and a
 // line here.
 func suites() []report.Suite {
-	return []report.Suite{lbbench.Suite(), firewallbench.Suite(), qpsbench.Suite()}
+	return []report.Suite{lbbench.Suite(), firewallbench.Suite(), qpsbench.Suite(), dbbench.Suite()}
 }
 
 func main() {
