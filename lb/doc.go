@@ -107,6 +107,12 @@
 // for the same field; the first three stay if they come from a trusted proxy.
 // Framing is made anew and never copied.
 //
+// A request without a body goes to a backend of HTTP/1.1 straight from the client's
+// head, and the head of its response to the client, without a copy that a hook could
+// change: of requests Rewrite, Hedge and Mirror need one, of responses
+// ModifyResponse, RetryStatus and Affinity. What is sent is the same. Behind a
+// [Server] that nothing wraps, the head of a response does not even become a map.
+//
 // Requests take no lock but the strategy's, which none but WeightedRoundRobin and
 // HotColdLexicographic has. What changes, such as health, is published as a
 // snapshot.
@@ -118,18 +124,18 @@
 // next line, Transfer-Encoding beside Content-Length or in HTTP/1.0, lengths that
 // are given twice, versions other than 1.0 and 1.1, more than 1,000 fields. It
 // has no CloseNotify; it watches for a client that goes away only once somebody
-// has asked for Done, or for Err after some milliseconds.
+// has asked for Done, or for Err after some milliseconds. A client that sends its
+// next request before it has the response, in a packet of its own, may wait for 10 ms
+// more, until the server has found out that it pipelines.
 //
 // Backends speak HTTP/1.1, HTTP/2 over TLS if PoolConfig.TLS offers it, or HTTP/2
 // without TLS if their URL is h2c. What asks for an upgrade goes to the second kind
-// by HTTP/1.1, and to the third without.
-// A field that a backend's response names in Connection beside "close" is passed
-// on, as net/http hides that Connection from the proxy. Bodies are kept in memory
-// only, for [ProxyConfig].RetryBody and [Mirror]. There is no timeout for a
-// response once it has begun: a client that goes away ends it. CONNECT is answered
-// with 501. An idle connection that the backend closes at the moment at which a
-// request with a body is sent costs that request a 502, since it may have been
-// taken; keep PoolConfig.IdleTimeout below the backends' own.
+// by HTTP/1.1, and to the third without. Bodies are kept in memory only, for
+// [ProxyConfig].RetryBody and [Mirror]. There is no timeout for a response once it
+// has begun: a client that goes away ends it. CONNECT is answered with 501. An idle
+// connection that the backend closes at the moment at which a request with a body
+// is sent costs that request a 502, since it may have been taken; keep
+// PoolConfig.IdleTimeout below the backends' own.
 //
 // TCPProxy opens no TLS to its backends, and its checks send no PROXY protocol
 // header: a backend that wants one sees connections without. Of a ClientHello with

@@ -26,7 +26,11 @@ func (x *exchange) writePlain() bool {
 	if err != nil {
 		return false
 	}
+	keepsState := x.choosePlain(trusted)
 	for name, values := range in.Header {
+		if x.replaces(name, keepsState) {
+			continue
+		}
 		switch fateOf(name, values) {
 		case ends:
 			continue
@@ -42,8 +46,43 @@ func (x *exchange) writePlain() bool {
 			return false
 		}
 	}
-	x.plain = append(appendForwarded(head, in, peer), "\r\n"...)
+	head = appendForwarded(head, in, peer)
+	x.plain = append(x.appendIDs(head), "\r\n"...)
 	return true
+}
+
+// choosePlain is identify, but for the fields. It says whether the client's
+// tracestate goes on.
+func (x *exchange) choosePlain(trusted bool) (keepsState bool) {
+	h := x.in.Header
+	if name := x.proxy.conf.RequestID; name != "" {
+		x.chooseID(h[name], trusted)
+	}
+	return x.proxy.conf.Trace == nil || x.chooseTrace(h["Traceparent"])
+}
+
+// replaces says whether a field of the client's gives way to one that appendIDs
+// writes.
+func (x *exchange) replaces(name string, keepsState bool) bool {
+	if id := x.proxy.conf.RequestID; id != "" && (name == id || isMisspeltFor(name, id)) {
+		return true
+	}
+	return x.proxy.conf.Trace != nil && name == "Traceparent" || !keepsState && name == "Tracestate"
+}
+
+func (x *exchange) appendIDs(head []byte) []byte {
+	if name := x.proxy.conf.RequestID; name != "" {
+		head = appendLine(head, name, x.event.RequestID)
+	}
+	if x.proxy.conf.Trace != nil {
+		head = appendLine(head, "Traceparent", x.event.Traceparent)
+	}
+	return head
+}
+
+// appendLine appends a field that is known to be one.
+func appendLine(b []byte, name, value string) []byte {
+	return append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
 }
 
 // fate is what becomes of a field of a request.

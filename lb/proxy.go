@@ -215,7 +215,7 @@ func NewProxy(conf ProxyConfig) (*Proxy, error) {
 	if conf.Affinity != nil {
 		p.affinity, p.conf.Affinity = newAffinity(conf.Affinity), nil
 	}
-	p.headsPlain = conf.Rewrite == nil && conf.RequestID == "" && conf.Trace == nil && p.hedge == nil && p.mirror == nil
+	p.headsPlain = conf.Rewrite == nil && p.hedge == nil && p.mirror == nil
 	p.repliesPlain = conf.ModifyResponse == nil && len(conf.RetryStatus) == 0 && p.affinity == nil
 	return p, nil
 }

@@ -47,27 +47,44 @@ func mayCarryID(name string) bool {
 
 // identify gives the outgoing request its id and its place in a trace.
 func (x *exchange) identify(trusted bool) {
-	conf, h := &x.proxy.conf, x.out.Header
-	if name := conf.RequestID; name != "" {
-		values := h[name]
-		if !trusted || len(values) != 1 || !validRequestID(values[0]) {
-			var id [16]byte
-			randomBytes(id[:])
-			values = []string{hex.EncodeToString(id[:])}
-		}
+	h := x.out.Header
+	if name := x.proxy.conf.RequestID; name != "" {
+		x.chooseID(h[name], trusted)
 		removeMisspelt(h, name)
-		h[name] = values
+		h[name] = []string{x.event.RequestID}
+	}
+	if x.proxy.conf.Trace != nil && !x.chooseTrace(h["Traceparent"]) {
+		delete(h, "Tracestate")
+		h["Traceparent"] = []string{x.event.Traceparent}
+	}
+}
+
+// chooseID keeps the id that a trusted proxy sent, or makes one, once.
+func (x *exchange) chooseID(values []string, trusted bool) {
+	if x.event.RequestID != "" {
+		return
+	}
+	if trusted && len(values) == 1 && validRequestID(values[0]) {
 		x.event.RequestID = values[0]
+		return
 	}
-	if conf.Trace != nil {
-		values := h["Traceparent"]
-		if len(values) != 1 || !validTraceparent(values[0]) {
-			values = []string{newTraceparent(rand.Float64() < conf.Trace.Sample)}
-			delete(h, "Tracestate")
-			h["Traceparent"] = values
-		}
+	var id [16]byte
+	randomBytes(id[:])
+	x.event.RequestID = hex.EncodeToString(id[:])
+}
+
+// chooseTrace keeps a valid traceparent, or makes one, once. It says whether the
+// client's tracestate is of this trace.
+func (x *exchange) chooseTrace(values []string) (kept bool) {
+	if chosen := x.event.Traceparent; chosen != "" {
+		return len(values) == 1 && values[0] == chosen
+	}
+	if len(values) == 1 && validTraceparent(values[0]) {
 		x.event.Traceparent = values[0]
+		return true
 	}
+	x.event.Traceparent = newTraceparent(rand.Float64() < x.proxy.conf.Trace.Sample)
+	return false
 }
 
 // validRequestID allows what ids of all makes are made of, and nothing that
@@ -90,10 +107,14 @@ func validRequestID(s string) bool {
 // fields on as CGI variables takes for the same.
 func removeMisspelt(h http.Header, name string) {
 	for other := range h {
-		if strings.IndexByte(other, '_') >= 0 && strings.EqualFold(strings.ReplaceAll(other, "_", "-"), name) {
+		if isMisspeltFor(other, name) {
 			delete(h, other)
 		}
 	}
+}
+
+func isMisspeltFor(other, name string) bool {
+	return len(other) == len(name) && strings.IndexByte(other, '_') >= 0 && strings.EqualFold(strings.ReplaceAll(other, "_", "-"), name)
 }
 
 // The parts of a traceparent: 00-traceid-parentid-flags, in lower-case hex.
