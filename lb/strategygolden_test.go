@@ -2,6 +2,7 @@ package lb
 
 import (
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -13,19 +14,37 @@ import (
 func TestRoundRobinIsExactUnderConcurrency(t *testing.T) {
 	backends := backendsOf(1, 1, 1)
 	p := RoundRobin{}.Build(backends)
-	const each = 300_000 // so that turns are taken at the same time
+	const workers, each = 8, 600_000
+	// More threads than processors: one is often stopped between two instructions.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(workers))
+	var counts [workers]map[*Backend]int
+	start := make(chan bool)
 	var wg sync.WaitGroup
-	for range 4 {
+	for i := range workers {
 		wg.Go(func() {
-			for range 3 * each / 4 {
-				p.Pick(PickInfo{}).requests.Add(1)
+			<-start
+			last, n, got := backends[0], 0, make(map[*Backend]int)
+			for range each {
+				b := p.Pick(PickInfo{})
+				if b != last {
+					got[last] += n
+					last, n = b, 0
+				}
+				n++
 			}
+			got[last] += n
+			counts[i] = got
 		})
 	}
+	close(start)
 	wg.Wait()
 	for _, b := range backends {
-		if n := b.requests.Load(); n != each {
-			t.Errorf("%v got %d requests, want %d", b, n, each)
+		n := 0
+		for _, got := range counts {
+			n += got[b]
+		}
+		if want := workers * each / len(backends); n != want {
+			t.Errorf("%v got %d requests, want %d", b, n, want)
 		}
 	}
 }
