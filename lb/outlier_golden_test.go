@@ -121,6 +121,14 @@ func TestIntervalsStandAlone(t *testing.T) {
 		if got := ejected(); len(got) > 0 {
 			t.Errorf("%v are ejected for what was in another interval", got)
 		}
+		// Good ones of before do not make up for what 50 are too few to say.
+		for _, b := range p.backends[1:] {
+			good(b, 100, time.Millisecond)
+		}
+		end(p, p.backends[0], 50, bad)
+		if got := ejected(); len(got) > 0 {
+			t.Errorf("%v are ejected after 50 requests", got)
+		}
 		// 100 of which few are good.
 		for _, b := range p.backends[1:] {
 			good(b, 100, time.Millisecond)

@@ -262,12 +262,14 @@ func TestEjectionHidesNothing(t *testing.T) {
 
 // Rates that are equal differ from their mean by rounding only.
 func TestEqualRatesAreNoOutliers(t *testing.T) {
-	o := new(OutlierDetection{}.withDefaults())
-	for n := 5; n < 40; n++ {
-		for good := range int64(100) {
-			all := slices.Repeat([]record{{good: good, bad: 100 - good}}, n)
-			if out := o.outliers(all); len(out) > 0 {
-				t.Fatalf("%d with %d of 100 good: %v", n, good, out[0].why)
+	for _, deviations := range []float64{0, 0.1} { // which is less than one, as rounding may be
+		o := new(OutlierDetection{Deviations: deviations}.withDefaults())
+		for n := 5; n < 40; n++ {
+			for good := range int64(100) {
+				all := slices.Repeat([]record{{good: good, bad: 100 - good}}, n)
+				if out := o.outliers(all); len(out) > 0 {
+					t.Fatalf("%d with %d of 100 good: %v", n, good, out[0].why)
+				}
 			}
 		}
 	}
