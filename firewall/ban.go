@@ -83,8 +83,9 @@ type banEntry struct {
 	reason string
 }
 
-// banTable holds bans, and whatever else is a prefix with an end. Readers take no lock. Nothing runs in the background: a
-// ban that has ended is skipped by readers, and swept out when room is needed.
+// banTable holds bans, and whatever else is a prefix with an end. Readers take no
+// lock. Nothing runs in the background: a ban that has ended is skipped by readers,
+// and swept out when room is needed.
 type banTable struct {
 	table atomic.Pointer[bart.Table[banEntry]] // never nil
 

@@ -74,10 +74,11 @@ type Config struct {
 	// twice that. Zero means a minute; negative means any time.
 	StallTimeout time.Duration
 	// MinRate is how many bytes per second a client has to send of a request body,
-	// after HeaderTimeout or, without one, 10 seconds, and to take in. Only the time in which the client keeps
-	// the server waiting counts. A body that is too slow ends with an error that
-	// is a timeout. That is left to http.Server.ReadTimeout where it is set, and
-	// to servers other than http.Server. Zero means 240; negative means any rate.
+	// after HeaderTimeout or, without one, 10 seconds, and to take in. Only the time
+	// in which the client keeps the server waiting counts. A body that is too slow
+	// ends with an error that is a timeout. That is left to http.Server.ReadTimeout
+	// where it is set, and to servers other than http.Server. Zero means 240;
+	// negative means any rate.
 	MinRate int
 	// RetryJitter is the most that is added at random to a Retry-After, so that
 	// clients that were refused together do not come back together. Zero adds

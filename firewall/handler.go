@@ -14,8 +14,9 @@ import (
 // nothing else. A request that is refused, by Drop and by Reject alike, gets the
 // status 403; one that is too large gets 413, 414 or 431; one over a limit gets
 // 429 and a Retry-After, after which a request of the same client is within that
-// limit unless the client sends others meanwhile. The body is text, or the problem details of RFC 9457 for a client
-// that asks for JSON, and does not say which rule it was.
+// limit unless the client sends others meanwhile. The body is text, or the problem
+// details of RFC 9457 for a client that asks for JSON, and does not say which rule
+// it was.
 //
 // Next gets the http.ResponseWriter and the *http.Request as they came, so that
 // streaming, WebSocket, the Pattern of http.ServeMux and the rest work as without

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -72,9 +73,9 @@ func (s *PrefixSet) Len() int {
 	return n
 }
 
-// Replace makes the set consist of the prefixes, and of those that [PrefixSet.InsertFor]
-// put there, which stay. An error, which lists every wrong prefix, leaves it as it
-// was.
+// Replace makes the set consist of the prefixes, and of those that
+// [PrefixSet.InsertFor] put there, which stay. An error, which lists every wrong
+// prefix, leaves it as it was.
 func (s *PrefixSet) Replace(prefixes ...netip.Prefix) error {
 	clean, errs := canonicalPrefixes(prefixes)
 	if len(errs) > 0 {
@@ -128,10 +129,10 @@ func (s *PrefixSet) Remove(prefixes ...netip.Prefix) {
 	s.table.Store(t)
 }
 
-// Load replaces the set, as Replace does, by what r holds: one prefix or address a line. Empty
-// lines and what follows a # are ignored. The first wrong line, which the error
-// names by its number, refuses all of it and leaves the set as it was, since
-// half a list is worse than yesterday's.
+// Load replaces the set, as Replace does, by what r holds: one prefix or address a
+// line. Empty lines and what follows a # are ignored. The first wrong line, which
+// the error names by its number, refuses all of it and leaves the set as it was,
+// since half a list is worse than yesterday's.
 func (s *PrefixSet) Load(r io.Reader) error {
 	var prefixes []netip.Prefix
 	lines := bufio.NewScanner(r)
@@ -191,15 +192,25 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return canonicalPrefix(p)
 }
 
-// canonicalPrefixes returns the prefixes in canonical form, and every mistake.
+// canonicalPrefixes returns the prefixes in canonical form, and every mistake. The
+// result is not to be kept or changed: if they have that form already, as long lists
+// do, it is prefixes itself, since a copy costs as much as half of what is to be
+// done with it.
 func canonicalPrefixes(prefixes []netip.Prefix) (clean []netip.Prefix, errs []error) {
-	clean = make([]netip.Prefix, 0, len(prefixes))
-	for _, p := range prefixes {
+	clean = prefixes
+	copied := false
+	for i, p := range prefixes {
 		c, err := canonicalPrefix(p)
 		if err != nil {
 			errs = append(errs, err)
 		}
-		clean = append(clean, c)
+		if c == p {
+			continue
+		}
+		if !copied {
+			clean, copied = slices.Clone(prefixes), true
+		}
+		clean[i] = c
 	}
 	return clean, errs
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -99,6 +100,25 @@ func TestPrefixSetLoad(t *testing.T) {
 	}
 	if err := s.Load(strings.NewReader("")); err != nil || s.Len() != 0 {
 		t.Errorf("an empty list: %v, Len %d", err, s.Len())
+	}
+}
+
+// TestReplaceLeavesItsArgumentAlone gives lists of which some have to be written in
+// another form.
+func TestReplaceLeavesItsArgumentAlone(t *testing.T) {
+	list := prefixes("10.0.0.0/8", "::ffff:192.0.2.0/120", "2001:db8::/32", "::ffff:198.51.100.7/128")
+	before := slices.Clone(list)
+	s, err := NewPrefixSet(list...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{"10.1.1.1", "192.0.2.9", "2001:db8::1", "198.51.100.7"} {
+		if !s.Contains(netip.MustParseAddr(addr)) {
+			t.Errorf("%s is not in the set", addr)
+		}
+	}
+	if !slices.Equal(list, before) || s.Len() != 4 {
+		t.Errorf("the list has become %v, and the set has %d", list, s.Len())
 	}
 }
 
