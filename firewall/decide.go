@@ -91,7 +91,8 @@ func (f *facts) queryValues() (url.Values, error) {
 }
 
 // inSet says whether the set of a predicate has an address. A named set, which can
-// change meanwhile, is asked once, so that a decision sees it as it was at one time.
+// change meanwhile, is asked once about the source and once about the destination,
+// so that no two rules of a decision see it before and after a change.
 func (f *facts) inSet(n *node, addr netip.Addr) truth {
 	if n.slot == 0 {
 		return truthOf(n.set.Contains(addr))

@@ -98,8 +98,8 @@
 // request has, and asks only the rules that want a path, host, header or network
 // of that kind, or none; so many of these rules cost little more than few. Asked of
 // every request is a rule that refuses or accepts by a named set or a country, by
-// a negation, or by alternatives of which one is such. A decision sees each set as
-// it was at one time, also if it changes meanwhile.
+// a negation, or by alternatives of which one is such. A decision asks a named set
+// once about an address, so that no two rules see it before and after a change.
 //
 // # Who the client is
 //
