@@ -126,6 +126,17 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	return c.query(ctx, query, args, false)
 }
 
+// Exec does without a context what ExecContext does with one: it is what
+// go-sql-driver's documentation has those call who want its own Result.
+func (c *conn) Exec(query string, args []driver.Value) (driver.Result, error) {
+	return c.ExecContext(context.Background(), query, named(args))
+}
+
+// Query is to QueryContext what Exec is to ExecContext.
+func (c *conn) Query(query string, args []driver.Value) (driver.Rows, error) {
+	return c.QueryContext(context.Background(), query, named(args))
+}
+
 func (c *conn) query(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (driver.Rows, error) {
 	r, err := c.queryRows(ctx, query, args, prepare)
 	if err != nil {
