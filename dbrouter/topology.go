@@ -57,7 +57,24 @@ func choosePrimary(views []view, names []string, last int) (primary int, reason 
 	case len(writable) > 1:
 		return -1, "more than one node is writable, and none of them was the primary before: " + strings.Join(writable, ", ")
 	}
-	return -1, "no node is writable"
+	return -1, "no node is writable" + troubles(views, names)
+}
+
+// maxTroubles bounds the nodes whose troubles are told.
+const maxTroubles = 3
+
+// troubles says why nodes cannot be reached.
+func troubles(views []view, names []string) string {
+	var all []string
+	for i, v := range views {
+		if !v.reachable && v.trouble != "" && len(all) < maxTroubles {
+			all = append(all, names[i]+" is down: "+v.trouble)
+		}
+	}
+	if all == nil {
+		return ""
+	}
+	return "; " + strings.Join(all, "; ")
 }
 
 // judge gives a node its role and state, with a reason if the state is not Up.
