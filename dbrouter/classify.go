@@ -246,14 +246,26 @@ func (c *classifier) lookWord(next token) {
 }
 
 // matters says whether a word that is not called may be one of those that lookWord
-// looks for: by its length and its first letter, which sorts out most of them.
+// looks for: by its length and its first two letters, in lower case, which sorts
+// out all but a few others.
 func (c *classifier) matters() bool {
-	if n := c.tok.end - c.tok.start; n < len("INTO") || n > len("PROCEDURE") {
+	w := c.lex.sql[c.tok.start:c.tok.end]
+	if len(w) < len("INTO") || len(w) > len("PROCEDURE") {
 		return false
 	}
-	switch c.lex.sql[c.tok.start] | 0x20 {
-	case 'c', 'd', 'i', 'l', 'n', 'p', 'r', 's', 't', 'u', 'v':
-		return true
+	switch uint16(w[0]|0x20)<<8 | uint16(w[1]|0x20) {
+	case 'i'<<8 | 'n': // INTO, INSERT
+		return len(w) == len("INTO") || len(w) == len("INSERT")
+	case 'u'<<8 | 'p', 'd'<<8 | 'e': // UPDATE, DELETE
+		return len(w) == len("UPDATE")
+	case 'l'<<8 | 'o': // LOCK
+		return len(w) == len("LOCK")
+	case 's'<<8 | 'h', 'v'<<8 | 'a': // SHARE, VALUE
+		return len(w) == len("SHARE")
+	case 'r'<<8 | 'e', 'n'<<8 | 'e', 'c'<<8 | 'u': // REPLACE, NEXTVAL, CURRVAL
+		return len(w) == len("REPLACE")
+	case 'p'<<8 | 'r', 't'<<8 | 'e': // PROCEDURE, TEMPORARY
+		return len(w) == len("PROCEDURE")
 	}
 	return false
 }

@@ -265,6 +265,24 @@ func pad(sql string, seed uint64) string {
 	}
 }
 
+// TestMatters: no word that lookWord looks for is skipped.
+func TestMatters(t *testing.T) {
+	for _, w := range []string{"TEMPORARY", "NEXTVAL", "CURRVAL", "INTO", "UPDATE", "LOCK", "SHARE", "DELETE", "INSERT", "REPLACE", "PROCEDURE", "VALUE"} {
+		for _, w := range []string{w, strings.ToLower(w), w[:1] + strings.ToLower(w[1:])} {
+			c := classifier{lex: lexer{sql: w}}
+			if c.tok = c.lex.next(); !c.matters() {
+				t.Errorf("%s is skipped", w)
+			}
+		}
+	}
+	for _, w := range []string{"id", "created", "notes", "users", "text", "LIKE", "LIMIT", "DESC", "in"} {
+		c := classifier{lex: lexer{sql: w}}
+		if c.tok = c.lex.next(); c.matters() {
+			t.Errorf("%s is looked at", w)
+		}
+	}
+}
+
 // TestByteKinds holds the table against what it stands for.
 func TestByteKinds(t *testing.T) {
 	for i := range 256 {

@@ -44,7 +44,15 @@ func (l *lexer) next() token {
 			l.pos++
 			continue
 		case isWord(c):
-			return l.word()
+			start, end := l.pos, l.pos+1
+			for end < len(l.sql) && isWord(l.sql[end]) {
+				end++
+			}
+			l.pos = end
+			if !isDigit(c) && (start == 0 || l.sql[start-1] != '.') {
+				return token{kind: wordToken, start: start, end: end}
+			}
+			return l.number(start, end)
 		case c == '#', c == '-' && l.dashes():
 			end := strings.IndexByte(l.sql[l.pos:], '\n')
 			if end < 0 {
@@ -106,12 +114,8 @@ func (l *lexer) comment() string {
 	return ""
 }
 
-func (l *lexer) word() token {
-	start, end := l.pos, l.pos+1
-	for end < len(l.sql) && isWord(l.sql[end]) {
-		end++
-	}
-	l.pos = end
+// number looks at a word that is a number, or follows on a dot.
+func (l *lexer) number(start, end int) token {
 	w := l.sql[start:end]
 	if isDigit(w[0]) && !isNumber(w) {
 		// Servers read "1.0into" as the number 1.0 and the keyword INTO.
@@ -120,7 +124,7 @@ func (l *lexer) word() token {
 	if !isDigit(w[0]) && start >= 2 && l.sql[start-1] == '.' && isDigit(l.sql[start-2]) && l.endsNumber(start-1) {
 		return l.bad("number that runs into a word") // "1.e5into"
 	}
-	return token{kind: wordToken, start: start, end: l.pos}
+	return token{kind: wordToken, start: start, end: end}
 }
 
 // endsNumber says whether the word that ends at end is a number.
