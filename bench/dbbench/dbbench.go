@@ -30,6 +30,7 @@ const (
 	gormName    = "gorm alone"
 	resolver    = "gorm dbresolver"
 	hop         = "HAProxy hop, TCP"
+	byHand      = "go-sql-driver, waiting by hand"
 )
 
 // rows are how many there are to be selected.
@@ -37,7 +38,7 @@ const rows = 1000
 
 // batch is how many operations of one program follow each other: enough for its
 // connection to be warm, and few enough that all programs see the same machine.
-const batch = 100
+const batch = 25
 
 // subject is a program in a scenario.
 type subject struct {
@@ -69,7 +70,7 @@ func run(ctx context.Context, o report.Options, out *report.Section) error {
 		subjects    []subject
 	}{
 		{selectName, "To select a row by its key over one connection, on the replica; the arguments are put into the text.", b.selects()},
-		{pairName, "To insert a row and to select it: on the primary, or on the replica once it has it. dbresolver does not wait.", b.pairs()},
+		{pairName, "To insert a row and to select it: on the primary, or on the replica once it has it: through a router, or by hand, with the write's GTID asked for and waited for. dbresolver does not wait.", b.pairs()},
 	} {
 		if !o.Wants(s.name) {
 			continue
@@ -168,6 +169,7 @@ func targets() []report.Target {
 		ratio("point select, per session / direct", 1.05, p50(selectName, oursSession), p50(selectName, direct)),
 		ratio("point select, per session / HAProxy hop", 1, p50(selectName, oursSession), p50(selectName, hop)),
 		ratio("point select, per session / gorm dbresolver", 1, p50(selectName, oursSession), p50(selectName, resolver)),
+		ratio("write then read, per session / the same by hand", 1, p50(pairName, oursSession), p50(pairName, byHand)),
 		ratio("write then read, per session on the replica / direct on the primary", 1.3, p50(pairName, oursSession), p50(pairName, direct)),
 		{
 			Text: "stale reads after a write, per session", Source: issue, Limit: 0, Unit: "%",

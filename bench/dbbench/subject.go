@@ -253,12 +253,39 @@ func (b *bench) pairs() []subject {
 	}
 	out := []subject{
 		pair(direct, b.primary, b.primary, nil), pair(oursSession, b.session.DB(), b.session.DB(), session), pair(oursGlobal, b.global.DB(), b.global.DB(), nil),
-		{resolver, b.gormPair},
+		{byHand, b.handPair}, {resolver, b.gormPair},
 	}
 	if b.hopPrimary != nil {
 		out = append(out, pair(hop, b.hopPrimary, b.hopPrimary, nil))
 	}
 	return out
+}
+
+// handPair is what a careful program does without a router.
+func (b *bench) handPair(ctx context.Context) (bool, error) {
+	conn, err := b.primary.Conn(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	res, err := conn.ExecContext(ctx, insertSQL, 7)
+	if err != nil {
+		return false, err
+	}
+	id, err := res.LastInsertId()
+	if err != nil {
+		return false, err
+	}
+	var gtid string
+	if err := conn.QueryRowContext(ctx, "SELECT @@last_gtid").Scan(&gtid); err != nil {
+		return false, err
+	}
+	var late, v int
+	if err := b.replica.QueryRowContext(ctx, "SELECT MASTER_GTID_WAIT(?, 1)", gtid).Scan(&late); err != nil || late != 0 {
+		return false, err
+	}
+	err = b.replica.QueryRowContext(ctx, selectSQL, id).Scan(&v)
+	return v == 7, err
 }
 
 // note is the table as gorm sees it.
