@@ -16,6 +16,7 @@ const (
 // until one answers.
 func (x *exchange) forward() {
 	if !x.writePlain() {
+		x.event.RequestID, x.event.Traceparent = "", "" // what Connection names is to be removed first
 		if err := x.prepare(); err != nil {
 			x.fail(err)
 			return
