@@ -127,7 +127,7 @@ func (a *attempt) sendPlain(c *http1.Client) (*http.Response, error) {
 // the response to wait for, which needs no timer.
 func (a *attempt) roundTripHTTP1(c *http1.Client) (*http.Response, error) {
 	x, b, out, limit := a.x, a.picked.Backend(), a.x.out, a.limit
-	if x.body == nil && a.timer == nil {
+	if x.body == nil && a.timer == nil && !x.shared {
 		out.URL.Scheme, out.URL.Host, out.URL.User = b.url.Scheme, b.url.Host, nil
 	} else {
 		// What is left of an earlier attempt, or one beside this, may look at its own.

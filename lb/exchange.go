@@ -30,6 +30,7 @@ type exchange struct {
 	current   *attempt                     // nil between attempts
 	first     attempt                      // room for current
 	room      *outgoing                    // of out, nil if that is nobody's
+	shared    bool                         // another goroutine may look at out
 	plain     []byte                       // the head for a backend, if out is not needed; in plainIn, or larger
 	plainIn   [plainRoom]byte
 	response  *http1.Response // of a backend that speaks HTTP/1.1, if nobody else has it

@@ -148,7 +148,7 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 	r := &race{x: x, main: main, tried: slices.Clone(x.tried), done: make(chan struct{})}
 	delay := h.delay()
 	if delay > 0 {
-		x.room = nil // the other attempt's goroutine may outlive the request
+		x.room, x.shared = nil, true // the other attempt's goroutine may outlive this, and the request
 		main.bound()
 		r.timer = time.AfterFunc(delay, r.run)
 	}

@@ -90,6 +90,31 @@ func TestHedge(t *testing.T) {
 	}
 }
 
+// TestHedgeThenRetry: the response that won the race is one after which another
+// backend is asked, while the spare attempt has hardly begun.
+func TestHedgeThenRetry(t *testing.T) {
+	const delay = 2 * time.Millisecond
+	busy := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(delay)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	slow := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(5 * delay)
+		io.WriteString(w, "ok")
+	})
+	r := newRig(t, PoolConfig{Strategy: First{}}, ProxyConfig{
+		Hedge: &Hedge{Delay: delay}, RetryStatus: []int{503}, RetryBudget: RetryBudget{Percent: -1},
+	}, nil, busy, slow, slow)
+	client := dialRaw(t, r.addr)
+	for range 100 {
+		client.send("GET / HTTP/1.1\nHost: h\n\n")
+		if res, body := client.response("GET"); res.StatusCode != 200 || body != "ok" {
+			t.Errorf("%d %q, want 200 \"ok\"", res.StatusCode, body)
+		}
+	}
+	r.settled()
+}
+
 // Both attempts may race to the end, over and over, with all kinds of backends.
 func TestHedgeUnderLoad(t *testing.T) {
 	var attempts atomic.Int64

@@ -156,21 +156,22 @@ func TestPlainIsTheSame(t *testing.T) {
 	forwarded := 0
 	for range rounds {
 		method := pick(plainRequests.methods)
-		request := method + " " + pick(plainRequests.targets) + " HTTP/1." + pick([]string{"1", "1", "1", "0"}) + "\nHost: " + pick(plainRequests.hosts) + "\n"
+		var request strings.Builder
+		request.WriteString(method + " " + pick(plainRequests.targets) + " HTTP/1." + pick([]string{"1", "1", "1", "0"}) + "\nHost: " + pick(plainRequests.hosts) + "\n")
 		for range random.IntN(5) {
-			request += pick(plainRequests.fields) + "\n"
+			request.WriteString(pick(plainRequests.fields) + "\n")
 		}
 		mu.Lock()
 		response = pick(plainResponses)
 		mu.Unlock()
 		pair := pairs[random.IntN(len(pairs))]
-		client, backend := ask(pair[0], method, request+"\n")
-		wantClient, wantBackend := ask(pair[1], method, request+"\n")
+		client, backend := ask(pair[0], method, request.String()+"\n")
+		wantClient, wantBackend := ask(pair[1], method, request.String()+"\n")
 		if client != wantClient {
-			t.Errorf("%q answered by %q: %s gives\n%s\nand %s\n%s", request, response, pair[0].name, client, pair[1].name, wantClient)
+			t.Errorf("%q answered by %q: %s gives\n%s\nand %s\n%s", request.String(), response, pair[0].name, client, pair[1].name, wantClient)
 		}
 		if backend != wantBackend {
-			t.Errorf("%q: %s sends\n%s\nand %s\n%s", request, pair[0].name, backend, pair[1].name, wantBackend)
+			t.Errorf("%q: %s sends\n%s\nand %s\n%s", request.String(), pair[0].name, backend, pair[1].name, wantBackend)
 		}
 		if backend != "" {
 			forwarded++

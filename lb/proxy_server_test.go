@@ -31,6 +31,7 @@ var behindServer = map[string]func(*testing.T){
 	"TestHedge":                            TestHedge,
 	"TestHedgeUnderLoad":                   TestHedgeUnderLoad,
 	"TestHedgeBudget":                      TestHedgeBudget,
+	"TestHedgeThenRetry":                   TestHedgeThenRetry,
 	"TestHedgeClientGone":                  TestHedgeClientGone,
 	"TestProxyReportsLoadAndWait":          TestProxyReportsLoadAndWait,
 	"TestMirror":                           TestMirror,
