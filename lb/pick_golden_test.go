@@ -108,6 +108,22 @@ func TestObserverIsOfTheTier(t *testing.T) {
 	}
 }
 
+// stubborn picks its first backend, whatever has been tried.
+type stubborn struct{ first }
+
+func (stubborn) Build(backends []*Backend) Picker { return stubborn{backends} }
+func (s stubborn) Pick(PickInfo) *Backend         { return s.first[0] }
+
+// TestStubbornPickersAreNotBelieved, of whatever tier they are.
+func TestStubbornPickersAreNotBelieved(t *testing.T) {
+	p := tiered(t, PoolConfig{Strategy: stubborn{}}, "h h")
+	for tried, want := range []string{"0h0", "1h0", ErrNoBackend.Error()} {
+		if got := pickID(t, p, PickInfo{Tried: p.backends[:tried]}); got != want {
+			t.Errorf("%d were tried: got %s, want %s", tried, got, want)
+		}
+	}
+}
+
 // TestUnknownLevelDoesNotPanic: of a level nobody knows anything of, nothing says
 // that its health is not to be believed.
 func TestUnknownLevelDoesNotPanic(t *testing.T) {
