@@ -71,6 +71,7 @@ func TestShares(t *testing.T) {
 		{states: "hue", panics: .5, want: map[string]float64{"0h": .33, "0u": .33, "0e": .33}},
 		{states: "hued", panics: .5, want: map[string]float64{"0h": .33, "0u": .33, "0e": .33}},
 		{states: "huuu hh", panics: .5, want: map[string]float64{"0h": .35, "1h": .65}}, // others can take it
+		{states: "hhhu", panics: .9, want: map[string]float64{"0h": .75, "0u": .25}},    // nobody else can take it
 		{states: "h?uu", panics: .5, want: map[string]float64{"0h": .25, "0?": .25, "0u": .5}},
 		{states: "HHhh", zone: "z", want: map[string]float64{"0H": 1}},
 		{states: "hhHH", zone: "z", want: map[string]float64{"0H": 1}},
@@ -95,6 +96,26 @@ func TestShares(t *testing.T) {
 				t.Errorf("%+v: %s gets %.3f", c, id, got[id])
 			}
 		}
+	}
+}
+
+// TestKeptPickersGetTheirNewShare: what the backends of a level get changes with the
+// levels before it, though they themselves do not.
+func TestKeptPickersGetTheirNewShare(t *testing.T) {
+	p := tiered(t, PoolConfig{Strategy: RoundRobin{}}, "hu hu h")
+	p.mu.Lock()
+	p.backends[0].health.Store(int32(Unhealthy))
+	p.publish()
+	p.mu.Unlock()
+	const n = 20_000
+	last := 0
+	for range n {
+		if pickID(t, p, PickInfo{}) == "2h0" {
+			last++
+		}
+	}
+	if share := float64(last) / n; math.Abs(share-.3) > .02 {
+		t.Errorf("the last level gets %.3f, want what is missing of the second's, .3", share)
 	}
 }
 
