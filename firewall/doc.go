@@ -94,12 +94,12 @@
 // Drop and Reject both refuse. A connection is reset and a request is answered
 // with 403 either way.
 //
-// Handler does not go through the rules one after the other. It looks up what a
-// request has, and asks only the rules that want a path, host, header or network
-// of that kind, or none; so many of these rules cost little more than few. Asked of
-// every request is a rule that refuses or accepts by a named set or a country, by
-// a negation, or by alternatives of which one is such. A decision asks a named set
-// once about an address, so that no two rules see it before and after a change.
+// Handler does not go through the rules one after the other. It looks up the path,
+// host, method, header and network of a request, and asks only the rules that want
+// these, so that many such rules cost little more than few. Asked of every request
+// is a rule that wants nothing of the kind: one by a named set or a country only, a
+// negation, or alternatives of which one is such. A decision asks a named set once
+// about an address, so that no two rules see it before and after a change.
 //
 // # Who the client is
 //

@@ -36,8 +36,10 @@ func (e Explanation) String() string {
 	return b.String()
 }
 
-// ExplainRequest is [Firewall.DecideRequest] with an explanation. The decision
-// is made by the code that Handler runs, which writes down its steps.
+// ExplainRequest is [Firewall.DecideRequest] with an explanation. The decision is
+// made by the code that Handler runs, which writes down its steps, but for one
+// thing: every rule is asked, also those of which Handler knows that they do not
+// match.
 func (f *Firewall) ExplainRequest(r *http.Request) Explanation {
 	o := outcome{explain: true}
 	d := f.peekRequest(r, &o)
