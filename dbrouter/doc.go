@@ -120,8 +120,8 @@
 // writes asks before its next read, as under Global.
 //
 // A read goes to a replica that is known to have its writes, or else waits for
-// one, for WaitLimit at most; all reads that wait for a replica share one
-// question to it. Then the primary does the read, once it is known to have the
+// one, for WaitLimit at most; reads that wait for a replica at the
+// same time share questions to it. Then the primary does the read, once it is known to have the
 // writes too: it may be a former primary, or a new one that never got them. In
 // the latter case an acknowledged write was lost, and the read fails with
 // [ErrWriteLost], once for each session.

@@ -8,13 +8,15 @@ import (
 	"time"
 )
 
-// waits has one question at a time wait at a replica for a position, on behalf
-// of all reads that need one there: many waiting connections would cost the
+// waits has two questions at a time at most wait at a replica for a position, on
+// behalf of all reads that need one there: many waiting connections would cost the
 // replica more than the reads.
 type waits struct {
 	node *node
 	wake chan struct{}
 	now  atomic.Pointer[proof]
+	// alone: a read waits by itself, on its own connection.
+	alone atomic.Bool
 
 	mu   sync.Mutex // guards next
 	next *waiting   // not sent yet
@@ -80,6 +82,10 @@ func (w *waits) wait(ctx context.Context, p *physical, want position, limit time
 	if w.known(p, want) {
 		return true, nil
 	}
+	if w.alone.CompareAndSwap(false, true) {
+		defer w.alone.Store(false)
+		return w.ask(ctx, p, want, limit)
+	}
 	r := w.join(want)
 	if r == nil {
 		return false, nil
@@ -100,6 +106,35 @@ func (w *waits) wait(ctx context.Context, p *physical, want position, limit time
 	case <-done:
 		return false, ErrClosed
 	}
+}
+
+// lateAnswer is how much longer than its limit the answer to a question may take.
+const lateAnswer = 50 * time.Millisecond
+
+// ask waits on the read's own connection. The first that has to wait does so: it
+// need not be told by another goroutine. Those who come meanwhile share questions.
+func (w *waits) ask(ctx context.Context, p *physical, want position, limit time.Duration) (bool, error) {
+	bounded, cancel := context.WithTimeout(ctx, limit+lateAnswer)
+	defer cancel()
+	asked := time.Now()
+	answer, err := askOne(bounded, p.conn, want.dialect.wait(want.text, limit), 1)
+	if err != nil {
+		p.abandon(bounded)
+		switch {
+		case ctx.Err() != nil:
+			return false, ctx.Err()
+		case bounded.Err() != nil:
+			err = nil // too late, whatever the reason
+		}
+		w.node.lookNow()
+		return false, err
+	}
+	if answer[0] != "0" {
+		return false, nil
+	}
+	p.applied = want.text
+	w.learn(proof{want, asked})
+	return true, nil
 }
 
 // join returns the next question with the position in it, nil if they do not go
