@@ -160,7 +160,8 @@ func (b *bench) openHop(ctx context.Context, confs []*driver.Config, out *report
 		return err
 	}
 	b.closers = append(b.closers, func() { os.RemoveAll(dir) })
-	text := "defaults\n\tmode tcp\n\ttimeout connect 5s\n\ttimeout client 1h\n\ttimeout server 1h\n"
+	var text strings.Builder
+	text.WriteString("defaults\n\tmode tcp\n\ttimeout connect 5s\n\ttimeout client 1h\n\ttimeout server 1h\n")
 	through := make([]*driver.Config, len(confs))
 	for i, conf := range confs {
 		addr, err := proc.FreeAddr()
@@ -169,10 +170,10 @@ func (b *bench) openHop(ctx context.Context, confs []*driver.Config, out *report
 		}
 		through[i] = conf.Clone()
 		through[i].Addr = addr
-		text += fmt.Sprintf("listen s%d\n\tbind %s\n\tserver s %s\n", i, addr, conf.Addr)
+		text.WriteString(fmt.Sprintf("listen s%d\n\tbind %s\n\tserver s %s\n", i, addr, conf.Addr))
 	}
 	file := filepath.Join(dir, "haproxy.cfg")
-	if err := os.WriteFile(file, []byte("global\n\tnbthread 1\n"+text), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("global\n\tnbthread 1\n"+text.String()), 0o600); err != nil {
 		return err
 	}
 	cores, err := proc.Split()
