@@ -24,7 +24,7 @@ func (c *serverConn) serveRequest() (again bool) {
 	w := &reply{conn: c}
 	w.ctx.Context, w.ctx.conn, w.ctx.began = c.ctx, c, now
 	w.req = new(http.Request).WithContext(&w.ctx)
-	if err := c.reader.ReadRequestInto(w.req, &w.body.src, s.headBytes()); err != nil {
+	if err := c.reader.ReadRequest(w.req, &w.body.src, s.headBytes()); err != nil {
 		c.refuse(err)
 		return false
 	}

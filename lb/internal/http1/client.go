@@ -86,8 +86,8 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // Do sends a request and returns the head of the response. The response must
 // begin within limit; 0 means without end. on is told of interim responses; nil
-// ignores them. The context
-// covers the body, too; it takes some milliseconds until its end is noticed.
+// ignores them. The context covers the body, too; it takes some milliseconds until
+// its end is noticed.
 //
 // The error is an [*Error], with the context's cause if the context has ended.
 // The request's body is closed, perhaps after Do has returned. The body of a

@@ -92,7 +92,7 @@ func (d *differ) request(message []byte, step int) error {
 		d.theirs.Discard(2) // see ReadRequest; net/http's server does so after a POST only
 		message = message[2:]
 	}
-	req, err := d.ours.ReadRequest(limitOfHead)
+	req, err := d.ours.newRequest(limitOfHead)
 	want, wantErr := http.ReadRequest(d.theirs)
 	if wantErr == nil {
 		wantErr = serverRefuses(want, message)

@@ -2,9 +2,9 @@
 // the codec that both ends of a connection need, and on it [Client], which talks
 // to one backend in the goroutine of the caller.
 //
-// [Reader] parses heads and bodies, [AppendRequest] and [AppendResponse]
-// serialise heads, [Writer] sends bodies. The framing of a message is parsed
-// into a number and made anew from one: no byte of it is passed on.
+// [Reader] parses heads and bodies, [AppendRequest], [AppendBodiless] and
+// [AppendField] write heads. The framing of a message is parsed into a number and
+// made anew from one: no byte of it is passed on.
 //
 // # What is refused
 //

@@ -21,23 +21,14 @@ func version(s string) (minor int, ok bool) {
 	return 0, false
 }
 
-// ReadRequest reads the head of a request, at most limit bytes. Its Body reads
-// the rest from r; a request that has none has [http.NoBody]. It is Close if the
-// client wants no other after it. io.EOF means that there was nothing at all.
+// ReadRequest reads the head of a request, at most limit bytes, into req, which is
+// empty. Its Body, for which there is room in body, reads the rest from r; a request
+// that has none has [http.NoBody]. It is Close if the client wants no other after
+// it. io.EOF means that there was nothing at all.
 //
 // The fields are what http.ReadRequest sets; RemoteAddr and TLS are for the
 // caller.
-func (r *Reader) ReadRequest(limit int) (*http.Request, error) {
-	req, body := new(http.Request), new(Body)
-	if err := r.ReadRequestInto(req, body, limit); err != nil {
-		return nil, err
-	}
-	return req, nil
-}
-
-// ReadRequestInto is ReadRequest for those who have the room: req, which is empty,
-// and the body that it will have if it has one.
-func (r *Reader) ReadRequestInto(req *http.Request, body *Body, limit int) error {
+func (r *Reader) ReadRequest(req *http.Request, body *Body, limit int) error {
 	r.Acquire()
 	text, lines, err := r.section(limit)
 	if err == nil && text == "" {

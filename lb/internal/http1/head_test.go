@@ -35,7 +35,7 @@ func TestBackendFraming(t *testing.T) {
 		{"a name that is none", "GET", "HTTP/1.1 200 OK\nBad Name: 1\nContent-Length: 3\n\nabc", "abc", false},
 	} {
 		r := NewReader(strings.NewReader(crlf(c.message)))
-		res, err := r.ReadResponse(c.method, 1000)
+		res, err := r.newResponse(c.method, 1000)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -82,7 +82,7 @@ func TestBackendFraming(t *testing.T) {
 		{"a null", "Content-Length: 3\nX: a\x00b\n"},
 	} {
 		message := "HTTP/1.1 200 OK\r\n" + crlf(c.head)
-		res, err := NewReader(strings.NewReader(message+"\r\nabc")).ReadResponse("GET", 1000)
+		res, err := NewReader(strings.NewReader(message+"\r\nabc")).newResponse("GET", 1000)
 		if !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v, %+v, want it refused", c.name, err, res)
 		}
@@ -90,7 +90,7 @@ func TestBackendFraming(t *testing.T) {
 	for _, message := range []string{
 		"HTTP/1.1 200 OK\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 200 OK\r\nContent-Length: 3\nX: a\r\n\r\nabc", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\nabc", "\n\n",
 	} {
-		if _, err := NewReader(strings.NewReader(message)).ReadResponse("GET", 1000); !errors.Is(err, ErrMalformed) {
+		if _, err := NewReader(strings.NewReader(message)).newResponse("GET", 1000); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%q: %v, want the bare LF refused", message, err)
 		}
 	}
@@ -98,7 +98,7 @@ func TestBackendFraming(t *testing.T) {
 		"HTTP/1.1  200 OK", "HTTP/1.1 20 OK", "HTTP/1.1 2000 OK", "HTTP/1.1 099 Low", "HTTP/1.1 +20 OK", "HTTP/2.0 200 OK", "HTTP/1.2 200 OK",
 		"http/1.1 200 OK", " HTTP/1.1 200 OK", "HTTP/1.1\t200 OK", "HTTP/1.1 200 O\x01K", "ICY 200 OK", "",
 	} {
-		if _, err := NewReader(strings.NewReader(line+"\r\nContent-Length: 0\r\n\r\n")).ReadResponse("GET", 1000); !errors.Is(err, ErrMalformed) {
+		if _, err := NewReader(strings.NewReader(line+"\r\nContent-Length: 0\r\n\r\n")).newResponse("GET", 1000); !errors.Is(err, ErrMalformed) {
 			t.Errorf("status line %q: %v, want it refused", line, err)
 		}
 	}
@@ -113,7 +113,7 @@ func TestBadChunks(t *testing.T) {
 		strings.Repeat("1;"+strings.Repeat("x", 1000)+"\r\na\r\n", 20) + "0\r\n\r\n",
 	} {
 		r := NewReader(strings.NewReader("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body))
-		res, err := r.ReadResponse("GET", 1000)
+		res, err := r.newResponse("GET", 1000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func TestBadChunks(t *testing.T) {
 		}
 	}
 	for _, message := range []string{"Content-Length: 4\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"} {
-		res, err := NewReader(strings.NewReader("HTTP/1.1 200 OK\r\n"+message)).ReadResponse("GET", 1000)
+		res, err := NewReader(strings.NewReader("HTTP/1.1 200 OK\r\n"+message)).newResponse("GET", 1000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +136,7 @@ func TestTrailerIsParsed(t *testing.T) {
 	message := crlf("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTrailer: x-sum, Authorization\n\n3\nabc\n0\nX-Sum: 1\nX-Late: 2\nContent-Length: 5\nHost: h\n\nREST")
 	for _, src := range []io.Reader{strings.NewReader(message), iotest.OneByteReader(strings.NewReader(message))} {
 		r := NewReader(src)
-		res, err := r.ReadResponse("GET", 1000)
+		res, err := r.newResponse("GET", 1000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,15 +156,15 @@ func TestTrailerIsParsed(t *testing.T) {
 func TestLimits(t *testing.T) {
 	for _, size := range []int{100, 5000, 100_000} {
 		fits := "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", size-len("HTTP/1.1 200 OK\r\nX: \r\n\r\n")) + "\r\n\r\n"
-		if _, err := NewReader(strings.NewReader(fits)).ReadResponse("GET", size); err != nil {
+		if _, err := NewReader(strings.NewReader(fits)).newResponse("GET", size); err != nil {
 			t.Errorf("%d bytes: %v", size, err)
 		}
-		if _, err := NewReader(strings.NewReader(fits)).ReadResponse("GET", size-1); err != ErrTooLarge {
+		if _, err := NewReader(strings.NewReader(fits)).newResponse("GET", size-1); err != ErrTooLarge {
 			t.Errorf("%d bytes: %v, want a limit of one less to refuse it", size, err)
 		}
 	}
 	many := "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", maxFields+1) + "\r\n"
-	if _, err := NewReader(strings.NewReader(many)).ReadResponse("GET", 1<<20); err != ErrTooLarge {
+	if _, err := NewReader(strings.NewReader(many)).newResponse("GET", 1<<20); err != ErrTooLarge {
 		t.Errorf("%d fields: %v", maxFields+1, err)
 	}
 }
@@ -196,7 +196,7 @@ func TestRequests(t *testing.T) {
 		{"CONNECT h:443 HTTP/1.1\nHost: h:443\n\n", true},
 		{"GET http://other/x HTTP/1.1\nHost: h\n\n", true},
 	} {
-		req, err := NewReader(strings.NewReader(crlf(c.message))).ReadRequest(1000)
+		req, err := NewReader(strings.NewReader(crlf(c.message))).newRequest(1000)
 		if (err == nil) != c.ok {
 			t.Errorf("%q: %v", c.message, err)
 		}

@@ -78,15 +78,6 @@ func AddFields(h http.Header, list []Field) {
 	}
 }
 
-// ReadResponse is [Reader.ReadHead] for those who want what net/http has.
-func (r *Reader) ReadResponse(method string, limit int) (*http.Response, error) {
-	res, err := r.ReadHead(method, limit)
-	if err != nil {
-		return nil, err
-	}
-	return res.HTTP(), nil
-}
-
 // ReadHead reads the head of a response to a request of the given method, at
 // most limit bytes. Its Body reads the rest from r; a response that has none has
 // [http.NoBody]. The body of a response with the status 101 is empty: what follows

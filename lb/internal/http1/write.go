@@ -1,9 +1,7 @@
 package http1
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -237,107 +235,8 @@ func appendAnnounced(dst []byte, trailer http.Header) ([]byte, error) {
 	return append(dst, "\r\n"...), nil
 }
 
-// AppendResponse appends the head of a response to a request of the given
-// method, framed by ContentLength (below 0 means chunks) and Trailer, whatever
-// Header says of framing. A response to HEAD and one with the status 304 has the
-// length that a whole one would have, if it is known.
-func AppendResponse(dst []byte, res *http.Response, method string) ([]byte, error) {
-	code := res.StatusCode
-	if code < 100 || code > 999 {
-		return nil, fmt.Errorf("http1: status %d", code)
-	}
-	dst = strconv.AppendInt(append(dst, "HTTP/1.1 "...), int64(code), 10)
-	dst = append(append(append(dst, ' '), http.StatusText(code)...), "\r\n"...)
-	var err error
-	switch bodiless := code < 200 || code == http.StatusNoContent; {
-	case bodiless:
-	case res.ContentLength >= 0:
-		dst = append(strconv.AppendInt(append(dst, "Content-Length: "...), res.ContentLength, 10), "\r\n"...)
-	case method != http.MethodHead && code != http.StatusNotModified:
-		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
-		if dst, err = appendAnnounced(dst, res.Trailer); err != nil {
-			return nil, err
-		}
-	}
-	if res.Close {
-		dst = append(dst, "Connection: close\r\n"...)
-	}
-	for name, values := range res.Header {
-		switch name {
-		case "Content-Length", "Transfer-Encoding", "Trailer":
-			continue
-		case "Connection":
-			if res.Close {
-				continue
-			}
-		}
-		if dst, err = AppendField(dst, name, values); err != nil {
-			return nil, err
-		}
-	}
-	return append(dst, "\r\n"...), nil
-}
-
-// Writer writes a body. Each Write becomes one write to the connection. It is
-// not safe for concurrent use.
-type Writer struct {
-	dst  io.Writer
-	left int64 // chunked, or bytes that must come
-	buf  []byte
-}
-
-// NewWriter returns a writer for a body of length bytes, or in chunks if length
-// is below 0.
-func NewWriter(dst io.Writer, length int64) *Writer {
-	return &Writer{dst: dst, left: max(length, chunked)}
-}
-
-var errTooLong = errors.New("http1: the body is longer than its length")
-
-// Write implements io.Writer. A part that would exceed the length is not
-// written at all.
-func (w *Writer) Write(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil // an empty chunk would be the end
-	}
-	if w.left != chunked {
-		if int64(len(p)) > w.left {
-			return 0, errTooLong
-		}
-		n, err := w.dst.Write(p)
-		w.left -= int64(n)
-		return n, err
-	}
-	w.buf = appendChunk(w.buf[:0], p)
-	if _, err := w.dst.Write(w.buf); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-func appendChunk(dst, p []byte) []byte {
-	dst = append(strconv.AppendInt(dst, int64(len(p)), 16), "\r\n"...)
-	return append(append(dst, p...), "\r\n"...)
-}
-
-// Close ends the body: in chunks, with the trailer. Fields that must not be in
-// one (RFC 9110, section 6.5.1) are left out. It does not close the connection. A body that is too short is an error.
-func (w *Writer) Close(trailer http.Header) error {
-	if w.left != chunked {
-		if w.left > 0 {
-			return fmt.Errorf("http1: the body is %d bytes short of its length", w.left)
-		}
-		return nil
-	}
-	end, err := appendEnd(w.buf[:0], trailer)
-	if err != nil {
-		return err
-	}
-	_, err = w.dst.Write(end)
-	return err
-}
-
-// appendEnd writes the last chunk and the trailer.
+// appendEnd writes the last chunk and the trailer, but for fields that must not be
+// in one (RFC 9110, section 6.5.1).
 func appendEnd(dst []byte, trailer http.Header) ([]byte, error) {
 	dst = append(dst, "0\r\n"...)
 	for name, values := range trailer {
