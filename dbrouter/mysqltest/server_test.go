@@ -214,7 +214,6 @@ func TestKillStatements(t *testing.T) {
 	if one(t, conn, "SELECT 1") != int64(1) {
 		t.Error("KILL QUERY hit the statement after it")
 	}
-	go admin.ExecContext(t.Context(), fmt.Sprintf("KILL QUERY %d", id))
 	wantCode(t, admin, 1094, "KILL 99999")
 	wantCode(t, admin, 1054, "KILL me")
 	wantCode(t, admin, 1064, "KILL")
