@@ -113,9 +113,9 @@
 // ModifyResponse, RetryStatus and Affinity. What is sent is the same. Behind a
 // [Server] that nothing wraps, the head of a response does not even become a map.
 //
-// Requests take no lock but the strategy's, which none but WeightedRoundRobin and
-// HotColdLexicographic has. What changes, such as health, is published as a
-// snapshot.
+// Requests wait for no lock, but for that of a WeightedRoundRobin whose order takes
+// thousands of requests to come round. What changes, such as health, is published
+// as a snapshot.
 //
 // # Limits
 //

@@ -71,7 +71,8 @@ type hotCold struct {
 	clock    coarseClock
 	probing  atomic.Int64
 
-	mu       sync.Mutex // guards the rest; it is held for some nanoseconds
+	ready    atomic.Int32 // n, for those who do not hold mu
+	mu       sync.Mutex   // guards the rest; it is held for some nanoseconds
 	reports  [reportsMax]report
 	n        int              // of reports
 	dropOld  bool             // else the worst: they take turns
@@ -82,7 +83,7 @@ type hotCold struct {
 
 // Pick uses a report up.
 func (p *hotCold) Pick(info PickInfo) *Backend {
-	if rand.Uint64()%exploreEach != 0 {
+	if p.ready.Load() > 0 && rand.Uint64()%exploreEach != 0 {
 		if b := p.pickReported(info); b != nil {
 			return b
 		}
@@ -95,9 +96,13 @@ func (p *hotCold) Pick(info PickInfo) *Backend {
 const exploreEach = 16
 
 func (p *hotCold) pickReported(info PickInfo) *Backend {
+	// Who finds somebody else at the reports does not wait: it would have been one
+	// report of many.
+	if !p.mu.TryLock() {
+		return nil
+	}
+	defer p.unlock()
 	now := p.clock.now()
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	hot := p.hotAbove()
 	best := -1
 	for i := 0; i < p.n; {
@@ -123,6 +128,14 @@ func (p *hotCold) pickReported(info PickInfo) *Backend {
 		}
 	}
 	return b
+}
+
+func (p *hotCold) unlock() {
+	// A processor that only looks whether there is a report keeps its copy.
+	if n := int32(p.n); p.ready.Load() != n {
+		p.ready.Store(n)
+	}
+	p.mu.Unlock()
 }
 
 // hotAbove needs p.mu.
@@ -192,7 +205,7 @@ func (p *hotCold) askOne(ctx context.Context, b *Backend) {
 func (p *hotCold) note(b *Backend, l Load) {
 	now := p.clock.advance()
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.count(max(0, l.InFlight))
 	if p.n == p.limit {
 		worst := 0

@@ -54,5 +54,9 @@ func (p *peakEWMA) cost(b *Backend, now tick, usual float32) float32 {
 	case n == 0:
 		return 0 // or an idle pool might never learn of it
 	}
-	return usual * float32(n+1) / float32(b.weight.Load())
+	usual *= float32(n + 1)
+	if w := b.weight.Load(); w != 1 { // a division costs
+		usual /= float32(w)
+	}
+	return usual
 }
