@@ -96,8 +96,47 @@ func (c *classifier) run() Classification {
 		next := c.lex.next()
 		c.look(next)
 		c.prev, c.tok = c.tok, next
+		if c.reading {
+			c.skim()
+		}
 	}
 	return c.verdict
+}
+
+// skim passes over what look has nothing to say about in a statement that reads,
+// which is most of it: words that do not matter and call nothing, and signs. It
+// leaves the state as if look had seen them.
+func (c *classifier) skim() {
+	sql := c.lex.sql
+	for {
+		switch c.tok.kind {
+		case wordToken:
+			if c.matters() || mayCall(sql, c.tok.end) {
+				return
+			}
+		case signToken:
+			if c.tok.sign == '@' || c.tok.sign == ';' || c.tok.sign == '{' {
+				return
+			}
+		default:
+			return
+		}
+		c.prev, c.tok = c.tok, c.lex.next()
+	}
+}
+
+// mayCall says whether a parenthesis may follow on a word that ends at end.
+func mayCall(sql string, end int) bool {
+	for ; end < len(sql); end++ {
+		switch c := sql[end]; {
+		case isSpace(c):
+		case c == '(', c == '/', c == '#', c == '-': // or a comment before one
+			return true
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 // first judges by the first word.
@@ -250,25 +289,28 @@ func (c *classifier) lookWord(next token) {
 // out all but a few others.
 func (c *classifier) matters() bool {
 	w := c.lex.sql[c.tok.start:c.tok.end]
-	if len(w) < len("INTO") || len(w) > len("PROCEDURE") {
+	if len(w) < len("INTO") || len(w) > len("PROCEDURE") || lengthsThatMatter[w[0]&0x1f]>>(len(w)-len("INTO"))&1 == 0 {
 		return false
 	}
 	switch uint16(w[0]|0x20)<<8 | uint16(w[1]|0x20) {
-	case 'i'<<8 | 'n': // INTO, INSERT
-		return len(w) == len("INTO") || len(w) == len("INSERT")
-	case 'u'<<8 | 'p', 'd'<<8 | 'e': // UPDATE, DELETE
-		return len(w) == len("UPDATE")
-	case 'l'<<8 | 'o': // LOCK
-		return len(w) == len("LOCK")
-	case 's'<<8 | 'h', 'v'<<8 | 'a': // SHARE, VALUE
-		return len(w) == len("SHARE")
-	case 'r'<<8 | 'e', 'n'<<8 | 'e', 'c'<<8 | 'u': // REPLACE, NEXTVAL, CURRVAL
-		return len(w) == len("REPLACE")
-	case 'p'<<8 | 'r', 't'<<8 | 'e': // PROCEDURE, TEMPORARY
-		return len(w) == len("PROCEDURE")
+	case 'i'<<8 | 'n', // INTO, INSERT
+		'u'<<8 | 'p', 'd'<<8 | 'e', // UPDATE, DELETE
+		'l'<<8 | 'o',               // LOCK
+		's'<<8 | 'h', 'v'<<8 | 'a', // SHARE, VALUE
+		'r'<<8 | 'e', 'n'<<8 | 'e', 'c'<<8 | 'u', // REPLACE, NEXTVAL, CURRVAL
+		'p'<<8 | 'r', 't'<<8 | 'e': // PROCEDURE, TEMPORARY
+		return true
 	}
 	return false
 }
+
+// lengthsThatMatter has a bit for each length, from that of INTO, of the words
+// that begin with the letter A+i-1.
+const lengthsThatMatter = "" +
+	"\x00\x00\x00\x08\x04\x00\x00\x00" + // C D
+	"\x00\x05\x00\x00\x01\x00\x08\x00" + // I L N
+	"\x20\x00\x08\x02\x20\x04\x02\x00" + // P R S T U V
+	"\x00\x00\x00\x00\x00\x00\x00\x00"
 
 // lookCall judges a word before a parenthesis. A function must touch it: with a
 // space between, count (x) may call a stored function of that name.

@@ -228,6 +228,9 @@ func FuzzClassify(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, sql string, seed uint64) {
 		want := Classify(sql)
+		if all := lookAtAll(sql); want != all && want.Kind != Pin {
+			t.Errorf("%q is %v, but %v if each token is looked at", sql, want, all)
+		}
 		padded := pad(sql, seed)
 		// Space between tokens, which for servers means nothing or makes a
 		// built-in function a stored one, must not make it less strict.
@@ -283,6 +286,49 @@ func TestMatters(t *testing.T) {
 	}
 }
 
+// lookAtAll is Classify for valid UTF-8, without passing over anything.
+func lookAtAll(sql string) Classification {
+	c := classifier{lex: lexer{sql: sql}}
+	c.tok = c.lex.next()
+	for isSign(c.tok, '(') {
+		c.prev, c.tok = c.tok, c.lex.next()
+	}
+	c.first()
+	for c.tok.kind != endToken && c.tok.kind != badToken {
+		next := c.lex.next()
+		c.look(next)
+		c.prev, c.tok = c.tok, next
+	}
+	if c.tok.kind == badToken {
+		c.raise(Pin, c.lex.trouble)
+	}
+	return c.verdict
+}
+
+// TestSkimmingMissesNothing: what is passed over would not have changed anything.
+func TestSkimmingMissesNothing(t *testing.T) {
+	pieces := []string{"into", "x", "FOR", "update", "share", "lock", "insert", "replace", "(", ")", "@", "@@", "a.b", ".", ";", "{", "'t'", "`n`", "/**/", "/*!1*/", "-- c\n", "#c\n",
+		"count", "count(", "count (", "count/**/(", "sleep", "in", "in(", "with", "recursive", "as", "next", "value", "nextval", "procedure", "found_rows(", "get_lock(", "any", "=", "-", "--", "/", "1", "1.5e3into", "0x1f", "?", ",", "*", "\\", "\x01", "über", "delete", "truncate("}
+	rng := rand.New(rand.NewPCG(1, 2))
+	kinds := make(map[Kind]int)
+	for range 200_000 {
+		sql := []string{"SELECT", "(select", "WITH", "INSERT", "CREATE"}[rng.IntN(5)]
+		for range rng.IntN(8) {
+			sql += []string{" ", " ", "", "\n"}[rng.IntN(4)] + pieces[rng.IntN(len(pieces))]
+		}
+		got, want := Classify(sql), lookAtAll(sql)
+		if got != want {
+			t.Fatalf("%q is %v, but %v if each token is looked at", sql, got, want)
+		}
+		kinds[got.Kind]++
+	}
+	for _, k := range []Kind{Read, Same, Write, Pin} {
+		if kinds[k] < 1000 {
+			t.Errorf("%d statements are %v, want 1,000: they compare nothing", kinds[k], k)
+		}
+	}
+}
+
 // TestByteKinds holds the table against what it stands for.
 func TestByteKinds(t *testing.T) {
 	for i := range 256 {
@@ -290,6 +336,9 @@ func TestByteKinds(t *testing.T) {
 		word := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '$' || c >= 0x80
 		if space := strings.IndexByte(" \t\n\v\f\r", c) >= 0; isWord(c) != word || isSpace(c) != space {
 			t.Errorf("%q: word %v, space %v", c, isWord(c), isSpace(c))
+		}
+		if sign := strings.IndexByte("!%&()*+,.:;<=>?@[]^{|}~", c) >= 0; sign != (byteKinds[c] == signByte) {
+			t.Errorf("%q: sign %v", c, !sign)
 		}
 	}
 }

@@ -39,11 +39,11 @@ func (l *lexer) bad(why string) token {
 func (l *lexer) next() token {
 	for l.pos < len(l.sql) {
 		c := l.sql[l.pos]
-		switch {
-		case isSpace(c):
+		switch byteKinds[c] {
+		case spaceByte:
 			l.pos++
 			continue
-		case isWord(c):
+		case wordByte:
 			start, end := l.pos, l.pos+1
 			for end < len(l.sql) && isWord(l.sql[end]) {
 				end++
@@ -53,6 +53,10 @@ func (l *lexer) next() token {
 				return token{kind: wordToken, start: start, end: end}
 			}
 			return l.number(start, end)
+		case signByte:
+			return l.sign(c)
+		}
+		switch {
 		case c == '#', c == '-' && l.dashes():
 			end := strings.IndexByte(l.sql[l.pos:], '\n')
 			if end < 0 {
@@ -73,10 +77,14 @@ func (l *lexer) next() token {
 		case c == '\\':
 			return l.bad("backslash outside of quotes")
 		}
-		l.pos++
-		return token{kind: signToken, sign: c, start: l.pos - 1, end: l.pos}
+		return l.sign(c)
 	}
 	return token{kind: endToken, start: l.pos, end: l.pos}
+}
+
+func (l *lexer) sign(c byte) token {
+	l.pos++
+	return token{kind: signToken, sign: c, start: l.pos - 1, end: l.pos}
 }
 
 // at returns the byte n bytes on, or 0.
@@ -138,6 +146,13 @@ func (l *lexer) endsNumber(end int) bool {
 
 // isNumber recognises 12, 1e3, 0x1F and 0b1.
 func isNumber(w string) bool {
+	n := 0
+	for n < len(w) && isDigit(w[n]) {
+		n++
+	}
+	if n == len(w) {
+		return true
+	}
 	digits, set := w, "0123456789"
 	if len(w) > 2 && w[0] == '0' {
 		switch w[1] {
@@ -184,19 +199,21 @@ func (l *lexer) quoted(quote byte) token {
 const (
 	wordByte  = 1
 	spaceByte = 2
+	signByte  = 4 // whatever follows
 )
 
-// byteKinds has the kinds of each byte: letters, digits, the underscore, the
-// dollar sign and whatever is not ASCII make words.
+// byteKinds has the kind of each byte: letters, digits, the underscore, the
+// dollar sign and whatever is not ASCII make words. Those of none may begin a
+// comment or a quoted text, or are refused.
 const byteKinds = "" +
 	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x02\x02\x02\x02\x00\x00" +
 	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
-	"\x02\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
-	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00\x00" +
+	"\x02\x04\x00\x00\x01\x04\x04\x00\x04\x04\x04\x04\x04\x00\x04\x00" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x04\x04\x04\x04\x04\x04" +
+	"\x04\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x04\x00\x04\x04\x01" +
 	"\x00\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
-	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x01" +
-	"\x00\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
-	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00" +
+	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x04\x04\x04\x04\x00" +
 	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
 	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
 	"\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01" +
