@@ -77,8 +77,8 @@ func printSet(b *strings.Builder, name string, s *PrefixSet) {
 		return
 	}
 	b.WriteString(" {")
-	if table := s.table.Load(); table != nil && table.Size() > 0 {
-		for prefix := range table.AllSorted() {
+	if table := s.table.Load(); table != nil && table.size() > 0 {
+		for prefix := range table.all() {
 			fmt.Fprintf(b, "\n\t%v,", prefix)
 		}
 		b.WriteByte('\n')
@@ -173,7 +173,7 @@ func (n *node) printArguments(b *strings.Builder) {
 		}
 		var all []string
 		if table := n.set.table.Load(); table != nil {
-			for prefix := range table.AllSorted() {
+			for prefix := range table.all() {
 				all = append(all, prefix.String())
 			}
 		}

@@ -153,7 +153,7 @@ func (n *node) sourceGuards() (found []guard, ok bool) {
 	if n.name != "" || n.set.Len() > mostGuards {
 		return nil, false
 	}
-	for p := range n.set.table.Load().All() {
+	for p := range n.set.table.Load().all() {
 		found = append(found, guard{kind: guardSource, prefix: p})
 	}
 	return found, true

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-
-	"github.com/gaissmai/bart"
 )
 
 const (
@@ -26,10 +24,11 @@ const (
 // A prefix must have no bits set beyond its length: 10.0.0.5/8 is refused, since
 // it is more often a typing mistake for 10.0.0.5 than a way to write
 // 10.0.0.0/8. IPv4-mapped IPv6 prefixes mean the IPv4 ones. A set holds at most
-// 4,194,304 prefixes.
+// 4,194,304 prefixes. Replace and Load are the way to change many at once; the first
+// Insert or Remove after them takes longer, as a long list has to be made a tree of.
 type PrefixSet struct {
-	mu    sync.Mutex // serialises writers
-	table atomic.Pointer[bart.Lite]
+	mu    sync.Mutex                    // serialises writers
+	table atomic.Pointer[prefixTable]   // nil: there never was one
 	timed atomic.Pointer[timedPrefixes] // nil: there are none
 	file  string                        // the one that text names; set before anybody shares the set
 }
@@ -48,7 +47,7 @@ func NewPrefixSet(prefixes ...netip.Prefix) (*PrefixSet, error) {
 // address counts as the IPv4 one, and a zone is ignored.
 func (s *PrefixSet) Contains(addr netip.Addr) bool {
 	addr = plainAddr(addr)
-	if t := s.table.Load(); t != nil && t.Contains(addr) {
+	if t := s.table.Load(); t != nil && t.contains(addr) {
 		return true
 	}
 	timed := s.timed.Load()
@@ -58,14 +57,14 @@ func (s *PrefixSet) Contains(addr netip.Addr) bool {
 // overlaps says whether the set and the prefix have an address in common.
 func (s *PrefixSet) overlaps(p netip.Prefix) bool {
 	t := s.table.Load()
-	return t != nil && t.OverlapsPrefix(p)
+	return t != nil && t.overlaps(p)
 }
 
 // Len returns the number of prefixes.
 func (s *PrefixSet) Len() int {
 	n := 0
 	if t := s.table.Load(); t != nil {
-		n = t.Size()
+		n = t.size()
 	}
 	if timed := s.timed.Load(); timed != nil {
 		n += timed.len()
@@ -99,13 +98,14 @@ func (s *PrefixSet) Insert(prefixes ...netip.Prefix) error {
 	if t == nil {
 		return s.store(clean)
 	}
-	if t.Size()+len(clean) > maxPrefixes {
+	if t.size()+len(clean) > maxPrefixes {
 		return errSetFull
 	}
+	tree := t.grown()
 	for _, p := range clean {
-		t = t.InsertPersist(p)
+		tree = tree.InsertPersist(p)
 	}
-	s.table.Store(t)
+	s.table.Store(&prefixTable{tree: tree})
 	return nil
 }
 
@@ -121,12 +121,13 @@ func (s *PrefixSet) Remove(prefixes ...netip.Prefix) {
 	if t == nil {
 		return
 	}
+	tree := t.grown()
 	for _, p := range prefixes {
 		if clean, err := canonicalPrefix(p); err == nil {
-			t = t.DeletePersist(clean)
+			tree = tree.DeletePersist(clean)
 		}
 	}
-	s.table.Store(t)
+	s.table.Store(&prefixTable{tree: tree})
 }
 
 // Load replaces the set, as Replace does, by what r holds: one prefix or address a
@@ -168,11 +169,7 @@ func (s *PrefixSet) store(clean []netip.Prefix) error {
 	if len(clean) > maxPrefixes {
 		return errSetFull
 	}
-	t := new(bart.Lite)
-	for _, p := range clean {
-		t.Insert(p)
-	}
-	s.table.Store(t)
+	s.table.Store(newPrefixTable(clean))
 	return nil
 }
 

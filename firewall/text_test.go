@@ -27,7 +27,7 @@ func sameSet(a, b *PrefixSet) bool {
 		return a == b
 	}
 	ta, tb := a.table.Load(), b.table.Load()
-	return a.file == b.file && (a.Len() == 0 && b.Len() == 0 || ta != nil && tb != nil && ta.Equal(tb))
+	return a.file == b.file && (a.Len() == 0 && b.Len() == 0 || ta != nil && tb != nil && slices.Equal(slices.Collect(ta.all()), slices.Collect(tb.all())))
 }
 
 func samePolicy(a, b Policy) bool {
