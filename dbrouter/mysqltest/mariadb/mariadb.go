@@ -16,6 +16,7 @@
 package mariadb
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -130,11 +131,14 @@ func (c *Cluster) start(ctx context.Context, installer string) error {
 		return err
 	}
 	c.owner = me.Username
-	template := filepath.Join(c.dir, "template")
+	template, tmp := filepath.Join(c.dir, "template"), filepath.Join(c.dir, "tmp")
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return err
+	}
 	install := exec.CommandContext(ctx, installer, "--no-defaults", "--user="+c.owner, "--auth-root-authentication-method=normal",
-		"--skip-test-db", "--datadir="+template, "--innodb-log-file-size=4M", "--innodb-autoextend-increment=1", "--innodb-buffer-pool-size=16M")
+		"--skip-test-db", "--datadir="+template, "--tmpdir="+tmp, "--innodb-log-file-size=4M", "--innodb-autoextend-increment=1", "--innodb-buffer-pool-size=16M")
 	if out, err := install.CombinedOutput(); err != nil {
-		return fmt.Errorf("mariadb-install-db: %w: %s", err, lastLines(out))
+		return fmt.Errorf("mariadb-install-db: %w: %s", err, lastLines(errorLines(out)))
 	}
 	if out, err := exec.CommandContext(ctx, c.server, "--no-defaults", "--version").Output(); err == nil {
 		_, v, _ := strings.Cut(string(out), "Ver ")
@@ -149,9 +153,12 @@ func (c *Cluster) start(ctx context.Context, installer string) error {
 		if err := os.CopyFS(filepath.Join(n.dir, "data"), os.DirFS(template)); err != nil {
 			return err
 		}
+		if err := os.Mkdir(n.tmp(), 0o700); err != nil {
+			return err
+		}
 		c.nodes = append(c.nodes, n)
 	}
-	if err := os.RemoveAll(template); err != nil {
+	if err := errors.Join(os.RemoveAll(template), os.RemoveAll(tmp)); err != nil {
 		return err
 	}
 	if err := c.startNodes(ctx, initFile); err != nil {
@@ -287,6 +294,20 @@ func freePort() (int, error) {
 		}
 	}
 	return 0, errors.New("no free port between 15000 and 32000")
+}
+
+// errorLines returns the lines that say what is wrong, or all of them.
+func errorLines(out []byte) []byte {
+	var found []byte
+	for line := range bytes.Lines(out) {
+		if bytes.Contains(line, []byte("ERROR")) {
+			found = append(found, line...)
+		}
+	}
+	if found == nil {
+		return out
+	}
+	return found
 }
 
 func lastLines(out []byte) string {

@@ -129,6 +129,10 @@ func (n *Node) Rejoin(ctx context.Context) error {
 	return nil
 }
 
+// tmp is the folder for temporary tables, in which a server that starts removes
+// all that it finds: in a common one those of the servers that run, too.
+func (n *Node) tmp() string { return filepath.Join(n.dir, "tmp") }
+
 // run starts the process and waits until it answers.
 func (n *Node) run(ctx context.Context, flags ...string) error {
 	n.mu.Lock()
@@ -143,7 +147,7 @@ func (n *Node) run(ctx context.Context, flags ...string) error {
 	data := filepath.Join(n.dir, "data")
 	errorLog := filepath.Join(n.dir, "error.log")
 	args := append([]string{
-		"--no-defaults", "--user=" + n.c.owner, "--datadir=" + data, "--bind-address=" + host, "--port=" + port,
+		"--no-defaults", "--user=" + n.c.owner, "--datadir=" + data, "--tmpdir=" + n.tmp(), "--bind-address=" + host, "--port=" + port,
 		// Relative to the data folder: an absolute path soon exceeds the limit
 		// of about 100 bytes that sockets have.
 		"--socket=s.sock",
