@@ -22,12 +22,13 @@ import (
 	"github.com/palisade-go/palisade/bench/internal/report"
 	"github.com/palisade-go/palisade/bench/lbbench"
 	"github.com/palisade-go/palisade/bench/qpsbench"
+	"github.com/palisade-go/palisade/bench/tlsxbench"
 )
 
 // suites are what -run can name. A further one is a package beside lbbench and a
 // line here.
 func suites() []report.Suite {
-	return []report.Suite{lbbench.Suite(), firewallbench.Suite(), qpsbench.Suite(), dbbench.Suite()}
+	return []report.Suite{lbbench.Suite(), firewallbench.Suite(), qpsbench.Suite(), tlsxbench.Suite(), dbbench.Suite()}
 }
 
 func main() {

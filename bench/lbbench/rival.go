@@ -3,7 +3,6 @@ package lbbench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/palisade-go/palisade/bench/internal/proc"
+	"github.com/palisade-go/palisade/bench/internal/program"
 	"github.com/palisade-go/palisade/bench/internal/report"
 )
 
@@ -33,9 +33,6 @@ const (
 	oursMetered      = "palisade, qps Middleware"
 	oursStream       = "palisade tcpproxy"
 )
-
-// caddyVersion is the version that is built if none is on PATH.
-const caddyVersion = "v2.11.9"
 
 // rival is a program that is compared.
 type rival struct {
@@ -91,29 +88,6 @@ func findRivals(ctx context.Context, o report.Options, dir string) map[string]*r
 	return byName
 }
 
-// lookPath finds a program on PATH or where Debian has its servers.
-func lookPath(name string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s is neither on PATH nor in /usr/sbin", name)
-}
-
-// firstLine runs a program for what it says of itself.
-func firstLine(path string, args ...string) string {
-	out, err := exec.Command(path, args...).CombinedOutput()
-	if err != nil {
-		return err.Error()
-	}
-	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	return line
-}
-
 func findNginx() *rival {
 	r := &rival{name: nginxName, args: func(r *rival, c configData) (_ []string, err error) {
 		if c.Stream {
@@ -124,10 +98,7 @@ func findNginx() *rival {
 		path, err := c.render("nginx.conf")
 		return []string{"-p", c.Dir, "-c", path, "-e", filepath.Join(c.Dir, "error.log")}, err
 	}}
-	if r.path, r.absent = lookPath("nginx"); r.absent == nil {
-		r.version = firstLine(r.path, "-v")
-	}
-	return r
+	return r.of(program.Find("nginx", "-v"))
 }
 
 var modulesPath = regexp.MustCompile(`--modules-path=(\S+)`)
@@ -164,49 +135,25 @@ func findHAProxy() *rival {
 		path, err := c.render("haproxy.cfg")
 		return []string{"-db", "-f", path}, err
 	}}
-	if r.path, r.absent = lookPath("haproxy"); r.absent == nil {
-		r.version = firstLine(r.path, "-v")
-	}
-	return r
+	return r.of(program.Find("haproxy", "-v"))
 }
 
-// findCaddy builds Caddy from its module if it is neither on PATH nor in the
-// cache.
 func findCaddy(ctx context.Context, o report.Options) *rival {
 	r := &rival{name: caddyName, args: func(_ *rival, c configData) ([]string, error) {
 		path, err := c.render("caddy.json")
 		return []string{"run", "--config", path}, err
 	}}
-	var err error
-	if r.path, err = lookPath("caddy"); err != nil {
-		r.path = filepath.Join(o.Cache, "caddy")
-		if _, err := os.Stat(r.path); err != nil {
-			o.Log("building caddy %s", caddyVersion)
-			cmd := exec.CommandContext(ctx, "go", "install", "github.com/caddyserver/caddy/v2/cmd/caddy@"+caddyVersion)
-			cmd.Env = append(os.Environ(), "GOBIN="+o.Cache)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				r.absent = fmt.Errorf("go install: %w: %s", err, lastLine(out))
-				return r
-			}
-		}
-	}
-	r.version = firstLine(r.path, "version")
-	return r
-}
-
-func lastLine(out []byte) string {
-	text := strings.TrimSpace(string(out))
-	return text[strings.LastIndexByte(text, '\n')+1:]
+	return r.of(program.Caddy(ctx, o))
 }
 
 // build compiles a program of ours.
 func build(ctx context.Context, from, to, pkg string) *rival {
-	r := &rival{path: filepath.Join(to, filepath.Base(pkg)), version: pkg}
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", r.path, pkg)
-	cmd.Dir = from
-	if out, err := cmd.CombinedOutput(); err != nil {
-		r.absent = fmt.Errorf("go build %s: %w: %s", pkg, err, lastLine(out))
-	}
+	return new(rival).of(program.Build(ctx, from, to, pkg))
+}
+
+// of has r run a program.
+func (r *rival) of(p program.Program) *rival {
+	r.path, r.version, r.absent = p.Path, p.Version, p.Absent
 	return r
 }
 

@@ -1,7 +1,6 @@
 package lbbench
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/palisade-go/palisade/bench/internal/load"
@@ -64,31 +63,8 @@ func (b *bench) warm() time.Duration { return b.Length / 4 }
 
 // cost measures processor time and work while a load runs.
 func (b *bench) cost(p *target, l *load.Load) (cpu, ops, elapsed float64, err error) {
-	defer func() {
-		if stopErr := l.Stop(); stopErr != nil {
-			err = stopErr
-		}
-	}()
-	time.Sleep(b.warm())
-	tree, err := p.proc.Tree()
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	cpu0, err := treeCPU(tree)
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	ops0, begin := l.Ops(), time.Now()
-	time.Sleep(b.Length)
-	cpu1, err := treeCPU(tree)
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	ops, elapsed = float64(l.Ops()-ops0), time.Since(begin).Seconds()
-	if ops == 0 {
-		return 0, 0, 0, fmt.Errorf("nothing was done in %v", b.Length)
-	}
-	return cpu1 - cpu0, ops, elapsed, nil
+	c, err := l.Cost(p.proc, b.warm(), b.Length)
+	return c.CPU, c.Ops, c.Elapsed, err
 }
 
 // closed measures what a request costs at full load.
