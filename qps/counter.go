@@ -83,7 +83,7 @@ type Recorder struct {
 
 type recorderCell struct {
 	recorder
-	_ [3*lineBytes - 8*(pageCount+1)]byte
+	_ [3*lineBytes - 8*(pageCount+3)]byte
 }
 
 // Record counts one duration; a negative one counts as zero.
@@ -98,7 +98,8 @@ func (r *Recorder) Histogram() Histogram {
 	for cell := range r.shards.all() {
 		parts = append(parts, &cell.recorder)
 	}
-	return gather(parts)
+	h, _ := gather(parts, 0)
+	return h
 }
 
 // RecorderShard records into a [Recorder] without looking for the right part

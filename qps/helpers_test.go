@@ -36,3 +36,8 @@ func roundTrip[T any](t testing.TB, v T) T {
 	}
 	return out
 }
+
+func (r *recorder) histogram() Histogram {
+	h, _ := gather([]*recorder{r}, 0)
+	return h
+}

@@ -21,13 +21,13 @@ func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	w.hijacked.Store(true)
+	w.state.Or(stateHijacked)
 	// Whoever hijacks without a status writes its own; nearly always that is
 	// 101 Switching Protocols.
 	w.setStatus(http.StatusSwitchingProtocols)
 	// The connection may be closed before the handler returns.
 	if route := w.pattern(); route != "" {
-		w.enter(route)
+		w.enter(route, 0)
 	}
 	c := &conn{Conn: inner, w: &w.writer}
 	if rw != nil {
@@ -80,7 +80,7 @@ func (c *conn) CloseWrite() error {
 // Close ends the request.
 func (c *conn) Close() error {
 	err := c.Conn.Close()
-	c.w.finish(classOf(c.w.status), "", c.w.in.Load()+c.in.Load(), c.w.out+c.out.Load())
+	c.w.finish(classOf(int(c.w.status)), "", c.w.in()+c.in.Load(), c.w.out+c.out.Load())
 	return err
 }
 

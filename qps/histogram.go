@@ -2,7 +2,7 @@ package qps
 
 import (
 	"math/bits"
-	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -19,20 +19,31 @@ const (
 	buckets    = pageCount * pageSize
 )
 
-// bucketOf returns the bucket of a duration. A bucket holds the durations above
-// its lower and up to and including its upper edge, as the le label of
-// Prometheus does: that is why one is subtracted. Durations below 64 ns have a
-// bucket each, those beyond clampNanos share the last.
+// locate returns the bucket of a duration, and the edge below it. A bucket holds
+// the durations above its lower and up to and including its upper edge, as the le
+// label of Prometheus does: that is why one is subtracted. Durations below 64 ns
+// have a bucket each, those beyond clampNanos share the last.
+func locate(nanos uint64) (bucket int, lower uint64) {
+	n := nanos
+	if n > 0 {
+		n--
+	}
+	n = min(n, clampNanos-1)
+	shift := bits.Len64(n|pageSize) - subBits - 1
+	return shift<<subBits + int(n>>shift), n >> shift << shift
+}
+
 func bucketOf(nanos uint64) int {
-	if nanos > 0 {
-		nanos--
+	bucket, _ := locate(nanos)
+	return bucket
+}
+
+// lowerEdge is the longest duration that is too short for the bucket.
+func lowerEdge(bucket int) uint64 {
+	if bucket == 0 {
+		return 0
 	}
-	nanos = min(nanos, clampNanos-1)
-	if nanos < pageSize {
-		return int(nanos)
-	}
-	shift := bits.Len64(nanos) - subBits - 1
-	return shift<<subBits + int(nanos>>shift)
+	return upperEdge(bucket - 1)
 }
 
 // upperEdge is the longest duration that the bucket holds.
@@ -53,22 +64,72 @@ func middle(bucket int) time.Duration {
 	return time.Duration(upper)
 }
 
-// page is the buckets of one octave.
+// page is the buckets of one octave. A cell counts in its low bits, and above
+// them adds up how far the durations are above the bucket's lower edge, so that
+// one atomic write does for both the count and the sum.
 type page [pageSize]atomic.Uint64
+
+const (
+	cellCountBits = 20
+	cellCount     = 1<<cellCountBits - 1
+	// cellFull are the bits of which one is set in a cell that is half full. Such
+	// a cell is emptied before anything is added.
+	cellFull = 1<<63 | 1<<(cellCountBits-1)
+	// longBucket is the first whose durations, 137 s and more, are added up apart:
+	// they may be so far above the edge that a few would fill a cell.
+	longBucket = 32 << subBits
+)
 
 // recorder counts durations in log-linear buckets. Its pages are allocated when
 // the first duration of their octave arrives; most routes touch a few.
 type recorder struct {
-	pages [pageCount]atomic.Pointer[page]
-	sum   atomic.Uint64 // nanoseconds
+	pages   [pageCount]atomic.Pointer[page]
+	rest    atomic.Uint64 // of the sum: nanoseconds above the lower edges that are in no cell
+	mu      sync.Mutex    // guards spilled, and that cells are emptied into it
+	spilled *spill        // nil: none was full yet
 }
+
+// spill is the counts that have been in cells.
+type spill [pageCount]*[pageSize]uint64
 
 func (r *recorder) record(nanos uint64) {
-	r.bucket(bucketOf(nanos)).Add(1)
-	r.sum.Add(nanos)
+	bucket, lower := locate(nanos)
+	if p := r.pages[bucket>>subBits].Load(); p != nil && bucket < longBucket {
+		cell := &p[bucket&(pageSize-1)]
+		old := cell.Load()
+		if old&cellFull == 0 && cell.CompareAndSwap(old, old+(nanos-lower)<<cellCountBits+1) {
+			return
+		}
+	}
+	r.insist(bucket, nanos-lower)
 }
 
-func (r *recorder) bucket(bucket int) *atomic.Uint64 {
+// insist records what record could not: because something is in its way, or
+// because it is so long.
+func (r *recorder) insist(bucket int, above uint64) {
+	cell := r.cell(bucket)
+	more := above<<cellCountBits + 1
+	if bucket >= longBucket {
+		more = 1
+	}
+	for {
+		old := cell.Load()
+		if old&cellFull != 0 {
+			r.mu.Lock()
+			n := cell.Swap(0)
+			r.spill(bucket, n&cellCount)
+			r.rest.Add(n >> cellCountBits)
+			r.mu.Unlock()
+		} else if cell.CompareAndSwap(old, old+more) {
+			break
+		}
+	}
+	if bucket >= longBucket {
+		r.rest.Add(above)
+	}
+}
+
+func (r *recorder) cell(bucket int) *atomic.Uint64 {
 	slot := &r.pages[bucket>>subBits]
 	p := slot.Load()
 	if p == nil {
@@ -78,32 +139,82 @@ func (r *recorder) bucket(bucket int) *atomic.Uint64 {
 	return &p[bucket&(pageSize-1)]
 }
 
-// gather adds recorders up. It reads their sums first: a duration recorded
-// meanwhile may be counted before it is summed, never the other way round.
-func gather(parts []*recorder) Histogram {
-	var h Histogram
+// spill counts n durations apart from the cells, under the mutex.
+func (r *recorder) spill(bucket int, n uint64) {
+	if r.spilled == nil {
+		r.spilled = new(spill)
+	}
+	p := &r.spilled[bucket>>subBits]
+	if *p == nil {
+		*p = new([pageSize]uint64)
+	}
+	(*p)[bucket&(pageSize-1)] += n
+}
+
+// add records the durations of a histogram.
+func (r *recorder) add(h Histogram) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	above := h.sum
+	for _, b := range h.buckets {
+		r.cell(b.index) // whose page says that there is something
+		r.spill(b.index, b.count)
+		above -= b.count * lowerEdge(b.index)
+	}
+	r.rest.Add(above)
+}
+
+// gather adds recorders up, and says how many durations the first ones have that
+// the caller wants to know of. Count and sum are of the same durations, but for
+// long ones: what was added up apart is read first, so that they may be counted
+// before they are in the sum, never the other way round.
+func gather(parts []*recorder, first int) (h Histogram, ofFirst uint64) {
 	for _, r := range parts {
-		h.sum += r.sum.Load()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		h.sum += r.rest.Load()
 	}
 	found := make([]bucketCount, 0, 4*pageSize)
+	pages := make([]part, 0, 8)
 	for i := range pageCount {
-		if !slices.ContainsFunc(parts, func(r *recorder) bool { return r.pages[i].Load() != nil }) {
-			continue // as are most, and clearing counts costs more than looking
-		}
-		var counts [pageSize]uint64
-		for _, r := range parts {
+		pages = pages[:0]
+		for j, r := range parts {
 			if p := r.pages[i].Load(); p != nil {
-				for slot := range p {
-					counts[slot] += p[slot].Load()
+				var s *[pageSize]uint64
+				if r.spilled != nil {
+					s = r.spilled[i]
 				}
+				pages = append(pages, part{cells: p, spilled: s, first: j < first})
 			}
 		}
-		for slot, n := range counts {
-			if n != 0 {
-				found = append(found, bucketCount{index: i<<subBits + slot, count: n})
+		for slot := 0; slot < pageSize && len(pages) > 0; slot++ {
+			var count uint64
+			for _, p := range pages {
+				v := p.cells[slot].Load()
+				n := v & cellCount
+				if p.spilled != nil {
+					n += p.spilled[slot]
+				}
+				if p.first {
+					ofFirst += n
+				}
+				count += n
+				h.sum += v >> cellCountBits
+			}
+			if count != 0 {
+				bucket := i<<subBits + slot
+				found = append(found, bucketCount{index: bucket, count: count})
+				h.sum += count * lowerEdge(bucket)
 			}
 		}
 	}
 	h.buckets = append(h.buckets, found...)
-	return h
+	return h, ofFirst
+}
+
+// part is one page of a recorder that is being read.
+type part struct {
+	cells   *page
+	spilled *[pageSize]uint64 // nil: nothing
+	first   bool
 }

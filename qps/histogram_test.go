@@ -97,7 +97,7 @@ func TestQuantilesAgainstSortedSample(t *testing.T) {
 				r.record(sample[i])
 			}
 			slices.Sort(sample)
-			h := gather([]*recorder{&r})
+			h := r.histogram()
 			if h.Count() != n || uint64(h.Sum()) != sum {
 				t.Errorf("count %d, sum %d; want %d, %d", h.Count(), h.Sum(), n, sum)
 			}
@@ -121,12 +121,12 @@ func TestQuantilesAgainstSortedSample(t *testing.T) {
 
 func TestQuantileLimits(t *testing.T) {
 	var r recorder
-	if got := gather([]*recorder{&r}).Quantile(0.5); got != 0 {
+	if got := r.histogram().Quantile(0.5); got != 0 {
 		t.Errorf("the median of nothing is %v", got)
 	}
 	r.record(10)
 	r.record(50)
-	h := gather([]*recorder{&r})
+	h := r.histogram()
 	for q, want := range map[float64]time.Duration{math.Inf(-1): 10, -1: 10, 0.5: 10, 0.51: 50, 1: 50, 7: 50, math.Inf(1): 50} {
 		if got := h.Quantile(q); got != want {
 			t.Errorf("Quantile(%v) = %v, want %v", q, got, want)
@@ -170,13 +170,13 @@ func TestRecorderLosesNothing(t *testing.T) {
 		})
 	}
 	for range 50 {
-		h := gather([]*recorder{&r})
+		h := r.histogram()
 		if counts := h.upTo(nil, []uint64{clampNanos}); counts[0] != h.Count() {
 			t.Fatalf("the sum of the buckets is %d, the count %d", counts[0], h.Count())
 		}
 	}
 	wg.Wait()
-	if got := gather([]*recorder{&r}).Count(); got != workers*each {
+	if got := r.histogram().Count(); got != workers*each {
 		t.Errorf("%d durations, want %d", got, workers*each)
 	}
 }
@@ -214,6 +214,86 @@ func FuzzHistogramJSON(f *testing.F) {
 		again := roundTrip(t, h)
 		if !reflect.DeepEqual(h, again) {
 			t.Errorf("%+v became %+v", h, again)
+		}
+	})
+}
+
+// TestFullCells records so often, and so far above the lower edges, that cells
+// are emptied while others record in them and somebody reads. Nothing is lost, and
+// no reader sees less than one before, or a sum that its counts cannot have.
+func TestFullCells(t *testing.T) {
+	const workers, each = 2, 300_000
+	durations := []uint64{0, 1, 64, 1_000_003, 130_999_999_999, 136 << 30, clampNanos, clampNanos + 5}
+	var r recorder
+	var work sync.WaitGroup
+	for range workers {
+		work.Go(func() {
+			for i := range each {
+				r.record(1_000_000)
+				r.record(durations[i%len(durations)])
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { work.Wait(); close(done) }()
+	var before Histogram
+	for reading := true; reading; {
+		select {
+		case <-done:
+			reading = false
+		default:
+		}
+		h := r.histogram()
+		least := uint64(0)
+		for _, b := range h.buckets {
+			least += b.count * lowerEdge(b.index)
+		}
+		if h.Count() < before.Count() || h.sum < before.sum || h.sum < least {
+			t.Fatalf("%d durations of %d ns, at least %d, after %d of %d", h.Count(), h.sum, least, before.Count(), before.sum)
+		}
+		before = h
+	}
+	want := uint64(1_000_000 * workers * each)
+	counts := map[int]uint64{bucketOf(1_000_000): workers * each}
+	for _, d := range durations {
+		want += d * (workers * each / uint64(len(durations)))
+		counts[bucketOf(d)] += workers * each / uint64(len(durations))
+	}
+	if before.sum != want || before.Count() != 2*workers*each || len(before.buckets) != len(counts) {
+		t.Errorf("%d durations of %d ns in %d buckets, want %d of %d in %d",
+			before.Count(), before.sum, len(before.buckets), 2*workers*each, want, len(counts))
+	}
+	for _, b := range before.buckets {
+		if b.count != counts[b.index] {
+			t.Errorf("bucket %d has %d durations, want %d", b.index, b.count, counts[b.index])
+		}
+	}
+	if r.spilled == nil {
+		t.Error("no cell was ever full")
+	}
+}
+
+// FuzzRecorder records durations, some by way of a histogram as a state file does,
+// and wants their exact sum.
+func FuzzRecorder(f *testing.F) {
+	f.Add(uint64(0), uint64(1), uint64(1<<44), uint8(3))
+	f.Add(uint64(137<<30), uint64(65), uint64(2_100_000_000), uint8(200))
+	f.Fuzz(func(t *testing.T, a, b, c uint64, times uint8) {
+		var r, again recorder
+		var sum, n uint64
+		for range times {
+			for _, d := range []uint64{a >> 4, b >> 4, c >> 4} {
+				r.record(d)
+				sum += d
+				n++
+			}
+		}
+		h := r.histogram()
+		again.add(h)
+		again.record(7)
+		both, ofFirst := gather([]*recorder{&r, &again}, 1)
+		if h.sum != sum || h.Count() != n || both.sum != 2*sum+7 || both.Count() != 2*n+1 || ofFirst != n {
+			t.Errorf("%d durations of %d ns, twice %d of %d; want %d of %d", h.Count(), h.sum, both.Count(), both.sum, n, sum)
 		}
 	})
 }

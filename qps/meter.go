@@ -82,7 +82,6 @@ type Meter struct {
 	stateFile string // empty: none
 	traceID   func(*http.Request) string
 	saved     sync.Once
-	over      series // in place of the series of a request that has been recorded
 }
 
 // New returns a Meter. Its error names every mistake in the configuration.

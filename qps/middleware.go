@@ -19,30 +19,63 @@ import (
 // A panic is recorded and goes on. A request ends when next returns, or when a
 // hijacked connection is closed.
 func (m *Meter) Middleware(next http.Handler) http.Handler {
+	// A middleware inside a mux has one route, which need not be looked up.
+	var known atomic.Pointer[route]
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		hw := &hijackWriter{writer{inner: rw, m: m, r: r, place: m.picker.pick(), start: m.now(), method: methodOf(r.Method)}}
-		w := &hw.writer
-		w.begin(r.Pattern)
-		if m.traceID != nil {
-			if id := m.traceID(r); isTrace(id) {
-				w.trace = id
+		w, returned := m.begin(&known, rw, r), false
+		defer w.end(&returned)
+		if canHijack(rw) {
+			next.ServeHTTP(w, r)
+		} else {
+			next.ServeHTTP(&w.writer, r)
+		}
+		returned = true
+	})
+}
+
+// begin counts a request in, and returns the writer for its handler.
+func (m *Meter) begin(known *atomic.Pointer[route], rw http.ResponseWriter, r *http.Request) *hijackWriter {
+	start, p := m.now(), m.picker.pick()
+	from, fits := known.Load(), true
+	if from == nil || from.name != r.Pattern {
+		from = m.routes.other
+		if r.Pattern != "" {
+			if from, fits = m.routes.find(r.Pattern); fits {
+				known.CompareAndSwap(nil, from)
 			}
 		}
-		if m.top != nil {
-			m.top.count(w.place, r)
+	}
+	var w *hijackWriter
+	hasBody := r.Body != nil && r.Body != http.NoBody
+	if hasBody || m.traceID != nil {
+		wide := new(struct {
+			hijackWriter
+			more extra
+		})
+		w = &wide.hijackWriter
+		w.extra = &wide.more
+	} else {
+		w = new(hijackWriter)
+	}
+	w.inner, w.m, w.r, w.start, w.token, w.shard = rw, m, r, start, p.token, uint8(p.shard)
+	w.at = from.series(methodOf(r.Method))
+	if !fits {
+		w.state.Store(stateOverflowed)
+	}
+	if m.traceID != nil {
+		if id := m.traceID(r); isTrace(id) {
+			w.extra.trace = id
 		}
-		if r.Body != nil && r.Body != http.NoBody {
-			w.body = body{inner: r.Body, in: &w.in}
-			r.Body = &w.body
-		}
-		defer w.end()
-		if canHijack(rw) {
-			next.ServeHTTP(hw, r)
-		} else {
-			next.ServeHTTP(w, r)
-		}
-		w.returned = true
-	})
+	}
+	if m.top != nil {
+		m.top.count(p, r)
+	}
+	if hasBody {
+		w.extra.body.inner = r.Body
+		r.Body = &w.extra.body
+	}
+	w.at.enter(w.place())
+	return w
 }
 
 // maxUnwrap bounds the chain of wrappers, which might be a circle.
@@ -87,12 +120,12 @@ func canHijack(w http.ResponseWriter) bool {
 // while the handler returns, hence the atomic counter.
 type body struct {
 	inner io.ReadCloser
-	in    *atomic.Uint64
+	n     atomic.Uint64
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.inner.Read(p)
-	b.in.Add(uint64(max(n, 0)))
+	b.n.Add(uint64(max(n, 0)))
 	return n, err
 }
 
@@ -101,63 +134,48 @@ func (b *body) Close() error { return b.inner.Close() }
 // find returns the series of the request under a route, and false if the table
 // had no room for the route.
 func (w *writer) find(route string) (*series, bool) {
-	r, ok := w.m.routes.other, true
-	if route != "" {
-		r, ok = w.m.routes.find(route)
-	}
-	return r.series(w.method), ok
-}
-
-func (w *writer) begin(route string) {
-	s, ok := w.find(route)
-	if !ok {
-		w.overflowed.Store(true)
-	}
-	w.first = s
-	s.enter(w.place)
+	r, ok := w.m.routes.find(route)
+	return r.series(w.at.method), ok
 }
 
 // enter moves the request to another route, and reports false if it has ended.
 // The new series counts it before the old one lets it go, so no gauge is ever
 // negative.
-func (w *writer) enter(route string) bool {
-	to, ok := w.find(route)
-	to.enter(w.place)
+func (w *writer) enter(route string, named uint32) bool {
+	if !w.take(stateMoving) {
+		return false
+	}
+	from := w.at
+	to, fits := w.find(route)
+	to.enter(w.place())
+	w.at = to
 	for {
-		old := w.moved.Load()
-		if old == &w.m.over {
-			to.leave(w.place)
-			return false
+		old := w.state.Load()
+		now := old&^(stateMoving|stateOverflowed) | named
+		if !fits {
+			now |= stateOverflowed
 		}
-		if w.moved.CompareAndSwap(old, to) {
-			w.left(old).leave(w.place)
-			w.overflowed.Store(!ok)
-			return true
+		if w.state.CompareAndSwap(old, now) {
+			break
 		}
 	}
-}
-
-// left is the series that a value of moved stands for.
-func (w *writer) left(moved *series) *series {
-	if moved == nil {
-		return w.first
-	}
-	return moved
+	from.leave(w.place())
+	return true
 }
 
 // end runs deferred, when the handler has returned or panicked.
-func (w *writer) end() {
+func (w *writer) end(returned *bool) {
 	v := recover()
-	if w.body.inner != nil && w.r.Body == io.ReadCloser(&w.body) {
-		w.r.Body = w.body.inner
+	if w.extra != nil && w.extra.body.inner != nil && w.r.Body == io.ReadCloser(&w.extra.body) {
+		w.r.Body = w.extra.body.inner
 	}
 	switch {
-	case v == nil && !w.returned, v == http.ErrAbortHandler:
-		w.finish(classAborted, w.pattern(), w.in.Load(), w.out)
+	case v == nil && !*returned, v == http.ErrAbortHandler:
+		w.finish(classAborted, w.pattern(), w.in(), w.out)
 	case v != nil:
-		w.finish(classPanic, w.pattern(), w.in.Load(), w.out)
-	case !w.hijacked.Load():
-		w.finish(w.class(), w.pattern(), w.in.Load(), w.out)
+		w.finish(classPanic, w.pattern(), w.in(), w.out)
+	case !w.is(stateHijacked):
+		w.finish(w.class(), w.pattern(), w.in(), w.out)
 	}
 	if v != nil {
 		panic(v)
@@ -167,7 +185,7 @@ func (w *writer) end() {
 // pattern is the route that a mux has found; empty if there was none, or if
 // SetRoute has named another.
 func (w *writer) pattern() string {
-	if w.named.Load() {
+	if w.is(stateNamed) {
 		return ""
 	}
 	return w.r.Pattern
@@ -176,19 +194,18 @@ func (w *writer) pattern() string {
 // finish records the request, once, under a route that is known only now or, if
 // that is empty, where it is.
 func (w *writer) finish(c class, route string, in, out uint64) {
-	moved := w.moved.Swap(&w.m.over)
-	if moved == &w.m.over {
+	if !w.take(stateEnded) {
 		return
 	}
-	from := w.left(moved)
-	s, fits := from, !w.overflowed.Load()
+	from := w.at
+	s, fits := from, !w.is(stateOverflowed)
 	if route != "" && route != from.route {
 		s, fits = w.find(route)
 	}
 	end := w.m.now()
-	sh := s.observe(w.place, end, time.Duration(end-w.start), c)
-	if w.trace != "" {
-		s.exemplars.add(w.trace, time.Duration(end-w.start), end)
+	sh := s.observe(w.place(), end, time.Duration(end-w.start), c)
+	if w.extra != nil && w.extra.trace != "" {
+		s.exemplars.add(w.extra.trace, time.Duration(end-w.start), end)
 	}
 	if in != 0 {
 		sh.bytesIn.Add(in)
@@ -199,5 +216,5 @@ func (w *writer) finish(c class, route string, in, out uint64) {
 	if !fits {
 		w.m.overflow.Add(1)
 	}
-	from.leave(w.place)
+	from.leave(w.place())
 }

@@ -51,17 +51,21 @@ type series struct {
 	objectives []*objective // that its requests count for
 	exemplars  exemplars
 	route      string // its name in the table; empty: not of a route
+	method     method
 }
 
+// shard keeps the durations of requests that ended in 2xx apart from those of the
+// others: as most do, counting these once, by their duration, will do.
 type shard struct {
-	recorder
-	requests atomic.Uint64 // a second and its count, packed
+	recorder                          // of 2xx
+	others   atomic.Pointer[recorder] // nil: none yet
+	requests atomic.Uint64            // a second and its count, packed
 	errors   atomic.Uint64
-	classes  [classCount]atomic.Uint64
+	classes  [classCount]atomic.Uint64 // those of 2xx only that an earlier process has counted
 	inFlight atomic.Int64
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
-	_        [4*lineBytes - 8*(pageCount+1+2+int(classCount)+3)]byte
+	_        [4*lineBytes - 8*(pageCount+3+1+2+int(classCount)+3)]byte
 }
 
 // observe records an event that ended at the given time. Requests are counted
@@ -70,16 +74,30 @@ type shard struct {
 func (s *series) observe(p place, endNanos int64, elapsed time.Duration, c class) *shard {
 	second := uint32(endNanos / int64(time.Second))
 	sh := s.shards.at(p)
-	sh.record(uint64(max(elapsed, 0)))
+	if c == class2xx {
+		sh.record(uint64(max(elapsed, 0)))
+	} else {
+		sh.rest().record(uint64(max(elapsed, 0)))
+		sh.classes[c].Add(1)
+	}
 	s.count(p, &sh.requests, &s.requests, second)
 	if c.failed() {
 		s.count(p, &sh.errors, &s.errors, second)
 	}
-	sh.classes[c].Add(1)
 	for _, o := range s.objectives {
 		o.observe(p, endNanos, elapsed, c)
 	}
 	return sh
+}
+
+// rest is the recorder of requests that did not end in 2xx.
+func (sh *shard) rest() *recorder {
+	r := sh.others.Load()
+	if r == nil {
+		sh.others.CompareAndSwap(nil, new(recorder))
+		r = sh.others.Load()
+	}
+	return r
 }
 
 // count counts an event in the cell of a shard or in the log behind it. It takes
@@ -192,12 +210,19 @@ func (s *series) enter(p place) { s.shards.at(p).inFlight.Add(1) }
 // less than nothing in flight.
 func (s *series) leave(p place) { s.shards.at(p).inFlight.Add(-1) }
 
-func (s *series) histogram() Histogram {
-	var parts []*recorder
+// durations returns those of all requests, and how many of them ended in 2xx.
+func (s *series) durations() (h Histogram, ok uint64) {
+	parts := make([]*recorder, 0, 16)
 	for sh := range s.shards.all() {
 		parts = append(parts, &sh.recorder)
 	}
-	return gather(parts)
+	first := len(parts)
+	for sh := range s.shards.all() {
+		if r := sh.others.Load(); r != nil {
+			parts = append(parts, r)
+		}
+	}
+	return gather(parts, first)
 }
 
 // route has a series for each method that was seen.
@@ -210,7 +235,7 @@ type route struct {
 func (r *route) series(m method) *series {
 	s := r.methods[m].Load()
 	if s == nil {
-		r.methods[m].CompareAndSwap(nil, &series{objectives: r.objectives, route: r.name})
+		r.methods[m].CompareAndSwap(nil, &series{objectives: r.objectives, route: r.name, method: m})
 		s = r.methods[m].Load()
 	}
 	return s

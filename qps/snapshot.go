@@ -203,8 +203,9 @@ func (s *Snapshot) sort() {
 
 // snapshot adds the shards up.
 func (s *series) snapshot(w Window) RouteSnapshot {
-	var c [classCount]uint64
-	r := RouteSnapshot{Duration: s.histogram(), Window: w}
+	h, ok := s.durations()
+	c := [classCount]uint64{class2xx: ok}
+	r := RouteSnapshot{Duration: h, Window: w}
 	for sh := range s.shards.all() {
 		for i := range c {
 			c[i] += sh.classes[i].Load()

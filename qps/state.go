@@ -74,7 +74,7 @@ func (s *series) restore(p place, now int64, r RouteSnapshot) {
 	}
 	sh.bytesIn.Add(r.BytesIn)
 	sh.bytesOut.Add(r.BytesOut)
-	sh.add(r.Duration)
+	sh.rest().add(r.Duration) // as the classes have been counted
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := r.Window
@@ -94,14 +94,6 @@ func (l *secondLog) restore(now, second int64, counts []uint32) {
 			l.add(uint32(at), n)
 		}
 	}
-}
-
-// add records the durations of a histogram.
-func (r *recorder) add(h Histogram) {
-	for _, b := range h.buckets {
-		r.bucket(b.index).Add(b.count)
-	}
-	r.sum.Add(h.sum)
 }
 
 // restore begins the timeline with events of an earlier process.

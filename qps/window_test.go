@@ -175,7 +175,8 @@ func countEverywhere(t *testing.T, workers int, span uint32) (events uint64) {
 			t.Errorf("second %d has %d events, want %d to %d", second, got, n, n+more)
 		}
 	}
-	if got, h := s.total(), s.histogram().Count(); got != all || h != all {
+	durations, _ := s.durations()
+	if got, h := s.total(), durations.Count(); got != all || h != all {
 		t.Errorf("seconds + retired + late = %d, histogram %d, want %d", got, h, all)
 	}
 	if late := s.requests.late.Load(); late > allUnsure {

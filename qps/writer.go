@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 )
@@ -13,41 +14,76 @@ import (
 const statusClientGone = 499
 
 // writer is the ResponseWriter of one request. It is never used again for
-// another: a handler that keeps it must not reach another client's response.
+// another: a handler that keeps it must not reach another client's response. As
+// each request allocates one, it has no field that most can do without, and is
+// 80 bytes, a size that the runtime has.
 //
-// Fields are atomic that other goroutines use while the handler runs, or after
-// it; those of the answer are not, as no ResponseWriter may be used by two
-// goroutines at once. Each atomic write costs about as much as a map lookup, so
-// there is none that most requests can do without.
+// Other goroutines may use state, and what it guards, while the handler runs or
+// after it; the fields of the answer they may not, as no ResponseWriter may be
+// used by two goroutines at once. Each atomic write costs about as much as a map
+// lookup, so there is none that most requests can do without.
 type writer struct {
-	inner    http.ResponseWriter
-	m        *Meter
-	r        *http.Request
-	place    place
-	start    int64
-	trace    string // empty: no exemplar
-	method   method
-	returned bool // the handler came back without a panic
-	gone     bool // the client had left before the status was written
-	failed   bool // a write failed
-	status   int  // final status; 0: none yet
-	out      uint64
-	body     body
+	inner  http.ResponseWriter
+	m      *Meter
+	r      *http.Request
+	token  *token
+	start  int64
+	out    uint64
+	at     *series // where the request counts; changed by who holds stateMoving
+	extra  *extra  // nil: none
+	state  atomic.Uint32
+	status uint16 // final status; 0: none yet, 499: the client had left before it
+	shard  uint8
+	failed bool // a write failed
+}
 
-	first      *series                // where the request began
-	moved      atomic.Pointer[series] // where it is since; nil: still there, &m.over: recorded
-	named      atomic.Bool            // by SetRoute
-	overflowed atomic.Bool            // the route did not fit in the table
-	hijacked   atomic.Bool
-	in         atomic.Uint64
+// extra is what only some requests need.
+type extra struct {
+	body  body
+	trace string // empty: no exemplar
+}
+
+// The bits of state.
+const (
+	stateEnded      = 1 << iota // recorded
+	stateMoving                 // somebody is changing at
+	stateNamed                  // by SetRoute
+	stateOverflowed             // the route did not fit in the table
+	stateHijacked
+)
+
+// take sets a bit of state that nobody may set twice or while somebody moves the
+// request, and reports false if the request has ended.
+func (w *writer) take(bit uint32) bool {
+	for {
+		switch old := w.state.Load(); {
+		case old&stateEnded != 0:
+			return false
+		case old&stateMoving != 0:
+			runtime.Gosched() // it will not take long
+		case w.state.CompareAndSwap(old, old|bit):
+			return true
+		}
+	}
+}
+
+func (w *writer) is(bit uint32) bool { return w.state.Load()&bit != 0 }
+
+func (w *writer) place() place { return place{shard: uint32(w.shard), token: w.token} }
+
+// in is how much has been read of the body.
+func (w *writer) in() uint64 {
+	if w.extra == nil {
+		return 0
+	}
+	return w.extra.body.n.Load()
 }
 
 func (w *writer) setRoute(name string) bool {
 	if name == "" {
-		return w.moved.Load() != &w.m.over
+		return !w.is(stateEnded)
 	}
-	w.named.Store(true)
-	return w.enter(name)
+	return w.enter(name, stateNamed)
 }
 
 // Unwrap lets http.ResponseController reach the writer below.
@@ -67,10 +103,13 @@ func (w *writer) WriteHeader(status int) {
 // setStatus looks for the client before it believes in a failure: a proxy whose
 // client has left answers 502 to nobody.
 func (w *writer) setStatus(status int) {
-	if w.status == 0 {
-		w.status = status
-		w.gone = status >= 500 && w.cancelled()
+	if w.status != 0 {
+		return
 	}
+	if status >= 500 && w.cancelled() {
+		status = statusClientGone
+	}
+	w.status = uint16(min(status, 999))
 }
 
 // wrote counts what went out: of the answer to HEAD, which handlers write as if
@@ -134,9 +173,9 @@ func (w *writer) cancelled() bool { return errors.Is(w.r.Context().Err(), contex
 // counts only if it missed something: a stream without a length, such as
 // server-sent events, always ends because the client has left.
 func (w *writer) class() class {
-	status := w.status
+	status := int(w.status)
 	switch {
-	case w.gone, w.cancelled() && (status == 0 || w.failed || w.short(status)):
+	case w.cancelled() && (status == 0 || w.failed || w.short(status)):
 		return classAborted
 	case status == 0:
 		return class2xx // net/http answers 200
