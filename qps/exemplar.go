@@ -48,7 +48,7 @@ func (m *Meter) exemplars() map[string]string {
 		return nil
 	}
 	found := make(map[string]string)
-	for name, r := range *m.routes.entries.Load() {
+	for name, r := range m.routes.all() {
 		for i := range r.methods {
 			s := r.methods[i].Load()
 			if s == nil {

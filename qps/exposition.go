@@ -44,11 +44,11 @@ func WriteMetrics(w io.Writer, snaps ...Snapshot) error {
 		seen[s.Server] = true
 	}
 	e := exposition{w: w, buf: make([]byte, 0, 2*flushBytes), snaps: snaps}
-	for i, b := range bounds {
-		e.le[i] = `le="` + seconds(b) + `"`
+	for i := range e.le {
+		e.le[i] = `le="` + upTo(i) + `"} `
 	}
 	for c, name := range classNames {
-		e.code[c] = `code="` + name + `"`
+		e.code[c] = `code="` + name + `"} `
 	}
 	for _, s := range snaps {
 		for _, r := range s.Routes {
@@ -80,8 +80,9 @@ type exposition struct {
 	snaps   []Snapshot
 	routes  []string // the labels of each route of each snapshot
 	scratch []uint64
-	le      [len(bounds)]string // their labels
-	code    [classCount]string  // and those of classes
+	stem    []byte                  // how several lines begin
+	le      [len(bounds) + 1]string // the rest of their labels, up to the value
+	code    [classCount]string      // and that of classes
 }
 
 func (e *exposition) flush() {
@@ -115,7 +116,8 @@ func (f *family) count(suffix, labels, more string, n uint64) {
 	f.buf = append(strconv.AppendUint(f.buf, n, 10), '\n')
 }
 
-func (f *family) begin(suffix, labels, more string) {
+// describe makes room for lines, and comes before the first.
+func (f *family) describe() {
 	if len(f.buf) >= flushBytes {
 		f.flush()
 	}
@@ -123,6 +125,10 @@ func (f *family) begin(suffix, labels, more string) {
 		f.started = true
 		f.buf = append(f.buf, "# HELP "+f.name+" "+f.help+"\n# TYPE "+f.name+" "+f.kind+"\n"...)
 	}
+}
+
+func (f *family) begin(suffix, labels, more string) {
+	f.describe()
 	f.buf = append(append(f.buf, f.name...), suffix...)
 	if labels != "" || more != "" {
 		f.buf = append(append(f.buf, '{'), labels...)
@@ -134,14 +140,26 @@ func (f *family) begin(suffix, labels, more string) {
 	f.buf = append(f.buf, ' ')
 }
 
+// counts writes lines that differ in their last label and in the number only.
+func (f *family) counts(suffix, labels string, last []string, n []uint64) {
+	f.describe()
+	f.stem = append(append(append(f.stem[:0], f.name...), suffix...), '{')
+	if labels != "" {
+		f.stem = append(append(f.stem, labels...), ',')
+	}
+	for i, label := range last {
+		f.buf = append(append(f.buf, f.stem...), label...)
+		f.buf = append(strconv.AppendUint(f.buf, n[i], 10), '\n')
+	}
+}
+
 func (f *family) histogram(labels string, h Histogram) {
 	f.scratch = h.upTo(f.scratch[:0], bounds[:])
-	for i, n := range f.scratch {
-		f.count("_bucket", labels, f.le[i], n)
-	}
 	n := h.Count()
-	f.count("_bucket", labels, `le="+Inf"`, n)
-	f.sample("_sum", labels, seconds(h.sum))
+	f.scratch = append(f.scratch, n)
+	f.counts("_bucket", labels, f.le[:], f.scratch)
+	f.begin("_sum", labels, "")
+	f.buf = append(appendSeconds(f.buf, h.sum), '\n')
 	f.count("_count", labels, "", n)
 }
 
@@ -167,9 +185,8 @@ func (e *exposition) requests() {
 	f := e.family("http_requests_total", "counter",
 		"Requests that have ended, by class of status; aborted: the client left; panic: the handler panicked.")
 	e.eachRoute(func(r RouteSnapshot, labels string) {
-		for c, n := range r.Counts.each() {
-			f.count("", labels, f.code[c], n)
-		}
+		n := r.Counts.each()
+		f.counts("", labels, f.code[:], n[:])
 	})
 	f = e.family("http_requests_in_flight", "gauge", "Requests that have not ended.")
 	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, strconv.FormatInt(r.InFlight, 10)) })
@@ -337,10 +354,17 @@ func escape(s string) string {
 func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
 
 // seconds writes nanoseconds as seconds without losing any.
-func seconds(nanos uint64) string {
-	whole, rest := nanos/1e9, nanos%1e9
-	if rest == 0 {
-		return decimal(whole)
+func seconds(nanos uint64) string { return string(appendSeconds(nil, nanos)) }
+
+func appendSeconds(b []byte, nanos uint64) []byte {
+	b = strconv.AppendUint(b, nanos/1e9, 10)
+	rest := nanos % 1e9
+	if rest > 0 {
+		b = append(b, '.')
 	}
-	return decimal(whole) + "." + strings.TrimRight(fmt.Sprintf("%09d", rest), "0")
+	for unit := uint64(1e8); rest > 0; unit /= 10 {
+		b = append(b, '0'+byte(rest/unit))
+		rest %= unit
+	}
+	return b
 }

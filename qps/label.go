@@ -40,6 +40,9 @@ type method uint8
 
 var methodNames = [...]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", other}
 
+// sortedMethods are the methods in the order of their names.
+var sortedMethods = [len(methodNames)]method{6, 5, 0, 1, 7, 4, 2, 3, 8, methodOther}
+
 const methodOther = method(len(methodNames) - 1)
 
 func methodOf(name string) method {

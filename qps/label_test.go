@@ -3,6 +3,7 @@ package qps
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -46,6 +47,13 @@ func FuzzLabel(f *testing.F) {
 }
 
 func TestMethods(t *testing.T) {
+	var names []string
+	for _, m := range sortedMethods {
+		names = append(names, methodNames[m])
+	}
+	if !slices.IsSorted(names) || len(slices.Compact(names)) != len(methodNames) {
+		t.Errorf("the methods in order are %q", names)
+	}
 	for i, name := range methodNames {
 		if got := methodOf(name); got != method(i) {
 			t.Errorf("methodOf(%q) = %d, want %d", name, got, i)

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 )
@@ -71,4 +73,71 @@ func BenchmarkScrape(b *testing.B) {
 		m.set.WritePrometheus(io.Discard)
 	}
 	b.ReportMetric(float64(scrapeCPU(b, m, 50).Nanoseconds()), "least-cpu-ns/op")
+}
+
+// BenchmarkScrapeShift prints the 99th percentile of the time that requests over
+// TCP take while somebody scrapes 1,000 routes ten times a second, and while nobody
+// does: medians of rounds in turn, and the median of their differences.
+//
+//	go test -run '^$' -bench ScrapeShift -benchtime 1x ./qps
+func BenchmarkScrapeShift(b *testing.B) {
+	const rounds, length, clients = 15, 500 * time.Millisecond, 4
+	m := manyRoutes(b, 1000)
+	served := httptest.NewServer(m.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })))
+	defer served.Close()
+	served.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = clients
+	round := func(scraped bool) time.Duration {
+		stop := make(chan struct{})
+		var work sync.WaitGroup
+		var mu sync.Mutex
+		var all []time.Duration
+		for range clients {
+			work.Go(func() {
+				var took []time.Duration
+				for begin := time.Now(); time.Since(begin) < length; time.Sleep(time.Millisecond) {
+					start := time.Now()
+					if res, err := served.Client().Get(served.URL); err == nil {
+						io.Copy(io.Discard, res.Body)
+						res.Body.Close()
+					}
+					took = append(took, time.Since(start))
+				}
+				mu.Lock()
+				all = append(all, took...)
+				mu.Unlock()
+			})
+		}
+		var scraper sync.WaitGroup
+		if scraped {
+			scraper.Go(func() {
+				for tick := time.Tick(100 * time.Millisecond); ; {
+					select {
+					case <-stop:
+						return
+					case <-tick:
+						m.set.WritePrometheus(io.Discard)
+					}
+				}
+			})
+		}
+		work.Wait()
+		close(stop)
+		scraper.Wait()
+		slices.Sort(all)
+		return all[len(all)*99/100]
+	}
+	for b.Loop() {
+		var with, without, shift []time.Duration
+		for range rounds {
+			without = append(without, round(false))
+			with = append(with, round(true))
+			shift = append(shift, with[len(with)-1]-without[len(without)-1])
+		}
+		for _, s := range [][]time.Duration{with, without, shift} {
+			slices.Sort(s)
+		}
+		b.ReportMetric(float64(without[rounds/2].Microseconds()), "p99-alone-µs")
+		b.ReportMetric(float64(with[rounds/2].Microseconds()), "p99-scraped-µs")
+		b.ReportMetric(float64(shift[rounds/2].Microseconds()), "shift-µs")
+	}
 }

@@ -2,7 +2,6 @@ package qps
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
 )
@@ -164,32 +163,33 @@ func (m *Meter) snapshot(window func(s *series, now func() int64) Window) Snapsh
 		snap.SLOs = append(snap.SLOs, state)
 	}
 	snap.Events, snap.EventCount = m.timeline.snapshot()
-	routes := *m.routes.entries.Load()
-	for _, name := range slices.Sorted(maps.Keys(routes)) { // or sorting would move large things
-		r := routes[name]
-		for i := range r.methods {
-			s := r.methods[i].Load()
+	snap.Routes = make([]RouteSnapshot, 0, m.routes.len())
+	for name, r := range m.routes.all() {
+		for _, method := range sortedMethods {
+			s := r.methods[method].Load()
 			if s == nil {
 				continue
 			}
 			rs := s.snapshot(window(s, now))
-			rs.Route, rs.Method = name, methodNames[i]
+			rs.Route, rs.Method = name, methodNames[method]
 			if name != other || rs.Requests() > 0 || rs.InFlight != 0 {
 				snap.Routes = append(snap.Routes, rs)
 			}
 		}
 	}
-	for name, u := range *m.upstreams.entries.Load() {
+	if len(snap.Routes) == 0 {
+		snap.Routes = nil
+	}
+	for name, u := range m.upstreams.all() {
 		if us := u.snapshot(name, window(&u.series, now)); name != other || us.Requests() > 0 || us.InFlight != 0 {
 			snap.Upstreams = append(snap.Upstreams, us)
 		}
 	}
-	for name, l := range *m.listeners.entries.Load() {
+	for name, l := range m.listeners.all() {
 		if ls := l.snapshot(name); name != other || ls.Accepted > 0 {
 			snap.Listeners = append(snap.Listeners, ls)
 		}
 	}
-	snap.sort()
 	return snap
 }
 

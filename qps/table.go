@@ -1,7 +1,9 @@
 package qps
 
 import (
+	"iter"
 	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 )
@@ -13,12 +15,32 @@ type table[T any] struct {
 	limit   int
 	make    func(name string) *T
 	other   *T
-	entries atomic.Pointer[map[string]*T]
+	entries atomic.Pointer[entries[T]]
+}
+
+// entries are those of a table at one time. They do not change.
+type entries[T any] struct {
+	byName map[string]*T
+	names  []string // sorted
+}
+
+func (t *table[T]) len() int { return len(t.entries.Load().names) }
+
+// all yields the entries in the order of their names.
+func (t *table[T]) all() iter.Seq2[string, *T] {
+	return func(yield func(string, *T) bool) {
+		e := t.entries.Load()
+		for _, name := range e.names {
+			if !yield(name, e.byName[name]) {
+				return
+			}
+		}
+	}
 }
 
 func newTable[T any](limit int, make func(name string) *T) *table[T] {
 	t := &table[T]{limit: limit, make: make, other: make(other)}
-	t.entries.Store(&map[string]*T{other: t.other})
+	t.entries.Store(&entries[T]{map[string]*T{other: t.other}, []string{other}})
 	return t
 }
 
@@ -26,24 +48,26 @@ func newTable[T any](limit int, make func(name string) *T) *table[T] {
 // have it.
 func (t *table[T]) find(name string) (entry *T, ok bool) {
 	if len(name) <= maxLabel {
-		if e, ok := (*t.entries.Load())[name]; ok {
+		if e, ok := t.entries.Load().byName[name]; ok {
 			return e, true
 		}
 	}
 	name = label(name)
 	for {
 		old := t.entries.Load()
-		if e, ok := (*old)[name]; ok {
+		if e, ok := old.byName[name]; ok {
 			return e, true
 		}
-		if len(*old) > t.limit {
+		if len(old.names) > t.limit {
 			return t.other, false
 		}
-		grown := maps.Clone(*old)
 		name = strings.Clone(name) // it may be a small part of a large buffer
+		grown := &entries[T]{byName: maps.Clone(old.byName)}
 		entry = t.make(name)
-		grown[name] = entry
-		if t.entries.CompareAndSwap(old, &grown) {
+		grown.byName[name] = entry
+		at, _ := slices.BinarySearch(old.names, name)
+		grown.names = slices.Concat(old.names[:at], []string{name}, old.names[at:])
+		if t.entries.CompareAndSwap(old, grown) {
 			return entry, true
 		}
 	}
