@@ -50,8 +50,8 @@ func servePeer(t *testing.T, arguments string) {
 	os.Exit(0)
 }
 
-// startPeer returns the URL of another process, and what kills it.
-func startPeer(t *testing.T, server int, begin int64) (url string, kill func()) {
+// startPeer returns the URL of another process, the process, and what kills it.
+func startPeer(t *testing.T, server int, begin int64) (url string, process *os.Process, kill func()) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestThreeProcesses$")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("PALISADE_TEST_PEER=%d %d", server, begin))
@@ -76,7 +76,7 @@ func startPeer(t *testing.T, server int, begin int64) (url string, kill func()) 
 	if err != nil || !strings.HasPrefix(line, "http://") {
 		t.Fatalf("server %d says %q, %v", server, line, err)
 	}
-	return strings.TrimSpace(line), kill
+	return strings.TrimSpace(line), cmd.Process, kill
 }
 
 // bySecond is a window without the moment at which it was taken.
@@ -141,7 +141,7 @@ func TestThreeProcesses(t *testing.T) {
 			recordShare(without, i, begin)
 		}
 		var url string
-		url, kill = startPeer(t, i, begin)
+		url, _, kill = startPeer(t, i, begin)
 		peers = append(peers, Peer{Name: fmt.Sprint("web", i), URL: url})
 	}
 	transport := new(http.Transport)
