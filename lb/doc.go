@@ -112,6 +112,8 @@
 // change: of requests Rewrite, Hedge and Mirror need one, of responses
 // ModifyResponse, RetryStatus and Affinity. What is sent is the same. Behind a
 // [Server] that nothing wraps, the head of a response does not even become a map.
+// Nor does it under a ResponseWriter that has, beside Unwrap, a method PassesHeader
+// without arguments: by that it says that it never looks at the header.
 //
 // Requests wait for no lock, but for that of a WeightedRoundRobin whose order takes
 // thousands of requests to come round. What changes, such as health, is published

@@ -58,6 +58,22 @@ var plainResponses = []string{
 // that were made.
 var varies = regexp.MustCompile(`127\.0\.0\.1:\d+|X-Request-Id: [0-9a-f]{32}\b|00-[0-9a-f]{32}-[0-9a-f]{16}-02`)
 
+// passing says that it does not look at the header.
+type passing struct{ http.ResponseWriter }
+
+func (w passing) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (passing) PassesHeader()                 {}
+
+// nosy says so too, but looks.
+type nosy struct{ passing }
+
+func (w nosy) WriteHeader(status int) {
+	if w.Header().Get("Etag") != "" {
+		w.Header().Set("X-Nosy", fmt.Sprint(len(w.Header()["Set-Cookie"])))
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
 // TestPlainIsTheSame: what goes straight from the client to a backend and back is
 // what goes the long way with hooks that change nothing, field by field, through
 // both servers, with and without something that the middleware has set.
@@ -90,6 +106,12 @@ func TestPlainIsTheSame(t *testing.T) {
 				w.Header().Set("Server", "front")
 				w.Header().Add("Set-Cookie", "front=1")
 				w.Header().Set("Etag", "front")
+			}
+			if r.Header.Get("Cookie") != "" {
+				w = passing{w}
+			}
+			if r.Header.Get("User-Agent") != "" {
+				w = nosy{passing{w}}
 			}
 			next.ServeHTTP(w, r)
 		})

@@ -27,12 +27,11 @@ func (x *exchange) isPlain(res *http1.Response) bool {
 func (x *exchange) respondPlain(res *http1.Response) {
 	defer res.Body.Close()
 	x.current.wait = time.Since(x.current.start)
-	streams, typed := res.Length < 0, false
+	streams := res.Length < 0
 	kept := res.Fields[:0]
 	for _, f := range res.Fields {
 		switch f.Name {
 		case "Content-Type":
-			typed = true
 			streams = streams || isEventStream(f.Value)
 		case LoadHeader:
 			if x.current.load == nil {
@@ -44,22 +43,46 @@ func (x *exchange) respondPlain(res *http1.Response) {
 		}
 	}
 	x.event.Status = res.Status
-	if w, ok := x.w.(*reply); ok && w.isUntouched() {
-		w.writeFields(res.Status, kept)
+	w := replyBelow(x.w)
+	if w != nil && w.isUntouched() && kept != nil {
+		w.fields = kept
 	} else {
-		h := x.w.Header()
-		setFields(h, kept)
-		if !typed && len(h["Content-Type"]) == 0 {
-			h["Content-Type"] = nil // or the server guesses one
-		}
-		x.w.WriteHeader(res.Status)
+		setFields(x.w.Header(), kept)
+	}
+	x.w.WriteHeader(res.Status)
+	if w != nil && w.fields != nil { // by what kept WriteHeader to itself: the list ends with the exchange
+		w.Header()
 	}
 	x.forwardBody(res.Body, res.Length, streams)
 	x.writeTrailer(res.Trailer, 0)
 	x.settle(Succeeded, res.Status, nil)
 }
 
-// setFields is addResponseFields for a list.
+// maxUnwrap bounds the chain of wrappers, which might be a circle.
+const maxUnwrap = 64
+
+// replyBelow returns the reply that a writer ends in, and nil if there is none or if
+// something in between may look at the header. What does not says so by having a
+// method PassesHeader.
+func replyBelow(w http.ResponseWriter) *reply {
+	for range maxUnwrap {
+		switch v := w.(type) {
+		case *reply:
+			return v
+		case interface {
+			PassesHeader()
+			Unwrap() http.ResponseWriter
+		}:
+			w = v.Unwrap()
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// setFields is addResponseFields for a list, and has the server guess no
+// Content-Type.
 func setFields(h http.Header, list []http1.Field) {
 	values := make([]string, len(list)) // one array for all
 	for i, f := range list {
@@ -70,5 +93,8 @@ func setFields(h http.Header, list []http1.Field) {
 		} else {
 			h[f.Name] = append(old, f.Value)
 		}
+	}
+	if len(h["Content-Type"]) == 0 {
+		h["Content-Type"] = nil
 	}
 }

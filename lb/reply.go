@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/palisade-go/palisade/lb/internal/http1"
 )
 
 const (
@@ -43,6 +45,7 @@ type reply struct {
 	body serverBody
 
 	header  http.Header        // nil until somebody asks for it
+	fields  []http1.Field      // of a response that is not in header, unless somebody asks for it
 	out     []byte             // to be sent: in outRoom, or larger
 	outRoom *[replyRoom]byte   // of the pool
 	held    []byte             // of the body, not yet in out
@@ -82,6 +85,10 @@ func (w *reply) Header() http.Header {
 	if w.header == nil {
 		w.header = make(http.Header)
 	}
+	if fields := w.fields; fields != nil {
+		w.fields = nil
+		setFields(w.header, fields)
+	}
 	return w.header
 }
 
@@ -106,6 +113,11 @@ func (w *reply) WriteHeader(status int) {
 	}
 	if status < 200 && status != http.StatusSwitchingProtocols {
 		w.writeInterim(status)
+		return
+	}
+	if fields := w.fields; fields != nil {
+		w.fields = nil
+		w.writeFields(status, fields)
 		return
 	}
 	w.status = status

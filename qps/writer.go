@@ -91,6 +91,10 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.inner }
 
 func (w *writer) Header() http.Header { return w.inner.Header() }
 
+// PassesHeader says that nothing here changes the header, or reads it before it is
+// written: a proxy may hand the fields of a response to the server as they are.
+func (w *writer) PassesHeader() {}
+
 // WriteHeader takes the first final status. The interim ones, 1xx without 101,
 // may come before it (RFC 9110, section 15.2).
 func (w *writer) WriteHeader(status int) {
