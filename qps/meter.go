@@ -38,7 +38,7 @@ type Config struct {
 	// watches the SLOs: it must return soon and must not call Close. Nil means
 	// that alerts are only logged.
 	OnAlert func(Alert)
-	// StateFile is where everything but SLOs is saved each second and by Close,
+	// StateFile is where everything but SLOs is saved within each second and by Close,
 	// and read from by New, so that counters go on after a restart: a killed
 	// process loses a second at most, one that calls Close after its servers have
 	// shut down loses nothing. The file belongs to one Meter; beside it there is

@@ -123,8 +123,23 @@ func (m *Meter) save() error {
 	return nil
 }
 
-// keep saves every second.
+// saveEvery is the time from one save to the next, less what they take.
+const saveEvery = 900 * time.Millisecond
+
+// keep saves so often that a kill costs a second at most: what a file has is as
+// old as the beginning of its save, so the next must end within a second of that.
 func (m *Meter) keep(ctx context.Context) {
 	report := m.changes("saving the state")
-	everySecond(ctx, m.now, func() { report(m.save()) })
+	timer := time.NewTimer(saveEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		begin := time.Now()
+		report(m.save())
+		timer.Reset(max(saveEvery-2*time.Since(begin), saveEvery/4))
+	}
 }
