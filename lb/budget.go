@@ -12,10 +12,13 @@ import (
 // A retry after no connection could be made is given back if it succeeds: the
 // request has been no work to anyone but the backend that answered it. So the
 // loss of some of the backends never exhausts the budget, and the loss of all
-// does at once.
+// does at once: a request that is not answered earns only half, so that what was
+// saved up before makes no difference for long. From some 1,000 requests on an
+// outage makes no more attempts than the Percent on top of one for each.
 type RetryBudget struct {
-	// Percent is how many retries 100 requests earn, 1000 at most. 0 means 20, a
-	// negative number that retries are not bounded.
+	// Percent is how many retries 100 requests earn, 1000 at most: half of it when
+	// they come, and half when they are answered, with a status that is none of
+	// RetryStatus. 0 means 20, a negative number that retries are not bounded.
 	Percent int
 	// Reserve is how many retries can be saved up, a million at most; it is
 	// more than are needed at once when a backend dies with requests in flight. A
@@ -34,9 +37,9 @@ func (r RetryBudget) validate() error {
 	return errors.Join(errs...)
 }
 
-// retryCost is the price of a retry, in hundredths, so that a request earns the
-// Percent.
-const retryCost = 100
+// retryCost is the price of a retry. A request earns twice the Percent in all, in
+// two parts.
+const retryCost = 200
 
 // budget is what a RetryBudget has at the moment. The zero value spends without
 // bound.
@@ -56,7 +59,7 @@ func (b *budget) set(r RetryBudget) {
 	b.saved.Store(b.most / 10)
 }
 
-// earn is called once for each request.
+// earn is called for each request when it begins, and again when it is answered.
 func (b *budget) earn() { b.add(b.earns) }
 
 // giveBack undoes a spend.

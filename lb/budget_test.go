@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,7 +36,14 @@ func TestBudget(t *testing.T) {
 		t.Errorf("a new budget allows %d retries, want a tenth of 20", n)
 	}
 	for range 50 {
+		b.earn() // when it begins
+	}
+	if n := spent(); n != 5 {
+		t.Errorf("50 requests that are not answered earn %d retries, want a tenth", n)
+	}
+	for range 50 {
 		b.earn()
+		b.earn() // when it is answered
 	}
 	if n := spent(); n != 10 {
 		t.Errorf("50 requests earn %d retries, want a fifth", n)
@@ -89,10 +99,58 @@ func TestOutageIsNotAmplified(t *testing.T) {
 			client.response("GET")
 			attempts += r.event().Attempts
 		}
-		// A tenth of the reserve beside a fifth of the requests.
-		if attempts > n+n/5+10 || attempts < n+n/5 {
+		// A tenth of the reserve beside half of a fifth of the requests.
+		if attempts > n+n/10+10 || attempts < n+n/10 {
 			t.Errorf("%s: %d attempts for %d requests", name, attempts, n)
 		}
+	}
+}
+
+// TestLongOutageIsNotAmplified: an outage makes 1.2 attempts for each request at
+// most, all that was saved up before included, and ends with the first backend
+// that is back, even if each request tries a dead one first.
+func TestLongOutageIsNotAmplified(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close") // so that each attempt dials
+	}))
+	defer backend.Close()
+	var alive atomic.Int32 // how many of the backends
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if addr == "192.0.2.1:80" && alive.Load() < 2 || alive.Load() == 0 {
+			return nil, syscall.ECONNREFUSED
+		}
+		return new(net.Dialer).DialContext(ctx, network, backend.Listener.Addr().String())
+	}
+	pool := poolOf(t, PoolConfig{Dial: dial, Strategy: First{}, Backends: []BackendConfig{
+		{URL: "http://192.0.2.1"}, {URL: "http://192.0.2.2"}, {URL: "http://192.0.2.3"},
+	}}, 0)
+	attempts := 0
+	proxy, err := NewProxy(ProxyConfig{Pool: pool, Backoff: -1, OnDone: func(e Event) { attempts += e.Attempts }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(requests int) (answered int) {
+		attempts = 0
+		for range requests {
+			w := httptest.NewRecorder()
+			if proxy.ServeHTTP(w, httptest.NewRequest("GET", "/", nil)); w.Code == 200 {
+				answered++
+			}
+		}
+		return answered
+	}
+	alive.Store(2)
+	if got := run(1000); got != 1000 || proxy.budget.saved.Load() != proxy.budget.most {
+		t.Fatalf("%d of 1000 answered, and %d saved up of %d", got, proxy.budget.saved.Load(), proxy.budget.most)
+	}
+	alive.Store(0)
+	const n = 20_000
+	if got := run(n); got != 0 || attempts > n*12/10 {
+		t.Errorf("%d attempts for %d requests of an outage (%d answered), want %d at most", attempts, n, got, n*12/10)
+	}
+	alive.Store(1)
+	if got := run(500); got < 480 {
+		t.Errorf("%d of 500 answered after the outage", got)
 	}
 }
 

@@ -215,8 +215,8 @@ func TestRetryStatusBudget(t *testing.T) {
 			t.Fatalf("status %d", res.StatusCode)
 		}
 	}
-	if got := served.Load(); got < requests*119/100 || got > requests*12/10+10 {
-		t.Errorf("%d attempts for %d requests, want a fifth more and the 10 that were saved up", got, requests)
+	if got := served.Load(); got < requests*109/100 || got > requests*11/10+10 {
+		t.Errorf("%d attempts for %d requests, want a tenth more and the 10 that were saved up", got, requests)
 	}
 }
 

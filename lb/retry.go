@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -49,6 +50,9 @@ func (x *exchange) forward() {
 		if err == nil {
 			if last.result == Unreachable {
 				budget.giveBack()
+			}
+			if res == nil || !slices.Contains(x.proxy.conf.RetryStatus, res.StatusCode) {
+				budget.earn()
 			}
 			if res == nil {
 				x.respondPlain(x.response)

@@ -66,6 +66,7 @@ func (rt *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 			if result == Unreachable {
 				rt.budget.giveBack()
 			}
+			rt.budget.earn()
 			return res, nil
 		}
 		var again bool

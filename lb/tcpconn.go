@@ -255,8 +255,9 @@ func (c *tcpConn) connect(pool *Pool) (net.Conn, Picked, error) {
 		picked, err := pool.Acquire(p.ctx, info)
 		if err != nil {
 			if last == nil {
-				last = err
+				return nil, Picked{}, err
 			}
+			p.budget.giveBack() // of the last spend, for which there was no backend
 			return nil, Picked{}, last
 		}
 		b := picked.Backend()
@@ -264,6 +265,7 @@ func (c *tcpConn) connect(pool *Pool) (net.Conn, Picked, error) {
 		c.event.Attempts++
 		conn, err := c.dial(pool, b)
 		if err == nil {
+			p.budget.earn()
 			for range spent {
 				p.budget.giveBack()
 			}

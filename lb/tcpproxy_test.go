@@ -402,7 +402,7 @@ func TestTCPRetry(t *testing.T) {
 		}
 	}
 	// Ten are saved up at first, of which each connection takes two and gives a
-	// fifth.
+	// tenth, as it is not made.
 	rig = startTCP(t, nil, TCPProxyConfig{Pool: all})
 	attempts := 0
 	for range 50 {
@@ -411,8 +411,20 @@ func TestTCPRetry(t *testing.T) {
 		client.Close()
 		attempts += rig.event(t).Attempts
 	}
-	if attempts != 50+10+10 {
-		t.Errorf("%d attempts of 50 connections, want 70", attempts)
+	if attempts != 50+10+5 {
+		t.Errorf("%d attempts of 50 connections, want 65", attempts)
+	}
+	// A retry for which there is no backend costs nothing either.
+	rig = startTCP(t, nil, TCPProxyConfig{Pool: tcpPool(t, PoolConfig{}, dead)})
+	before := rig.budget.saved.Load()
+	for range 20 {
+		client := dialTCP(t, rig.addr)
+		client.Read(make([]byte, 1))
+		client.Close()
+		rig.event(t)
+	}
+	if got := rig.budget.saved.Load(); got != before+20*rig.budget.earns {
+		t.Errorf("%d saved up after 20 connections without a second backend, of %d before", got, before)
 	}
 	// A retry that succeeds costs nothing.
 	rig = startTCP(t, nil, TCPProxyConfig{Pool: tcpPool(t, PoolConfig{Strategy: First{}}, dead, live)})
