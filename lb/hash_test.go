@@ -108,6 +108,25 @@ func TestHashKeys(t *testing.T) {
 	if got := keyOf(KeyPath, nil); got != "none" {
 		t.Errorf("path: key %s of no request", got)
 	}
+	if got := keyOf(KeyPath, new(http.Request)); got != "none" {
+		t.Errorf("path: key %s of a request without a URL", got)
+	}
+	several := request("", "/", "t1", "")
+	several.Header.Add("X-Tenant", "t2")
+	if got, want := keyOf(KeyHeader("X-Tenant"), several), keyOf(KeyHeader("X-Tenant"), request("", "/", "t1", "")); got != want {
+		t.Errorf("header: key %s of two values, want the first's", got)
+	}
+	several.Header["X-Tenant"] = []string{"", "t2"}
+	if got := keyOf(KeyHeader("X-Tenant"), several); got != "none" {
+		t.Errorf("header: key %s of an empty value", got)
+	}
+	for cookie, want := range map[string]string{
+		`sid=""`: "", "a=b;\tsid=7": "7", "a=b;  sid=7 ": "7", `sid="`: `"`, "sid=1; sid=2": "1", "xsid=1; sid=2": "2",
+	} {
+		if got := cookieValue([]string{"first=1", cookie, "sid=last"}, "sid"); got != want {
+			t.Errorf("cookie %q has the value %q, want %q", cookie, got, want)
+		}
+	}
 }
 
 func TestHashKeysDoNotAllocate(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -84,6 +85,14 @@ func TestHotColdReportsAge(t *testing.T) {
 		if b := p.Pick(PickInfo{}); b == nil {
 			t.Error("without reports there is no choice")
 		}
+		// A report that comes after a time without requests is as old as it is.
+		time.Sleep(time.Minute)
+		p.note(backends[5], Load{})
+		p.note(backends[6], Load{})
+		p.clock.advance()
+		if b := p.pickReported(PickInfo{}); b == nil {
+			t.Error("reports of this moment are taken for old")
+		}
 	})
 }
 
@@ -127,6 +136,19 @@ func TestHotColdQuantileGolden(t *testing.T) {
 	}
 }
 
+// TestHotColdQuantile: what is no quantile means the default.
+func TestHotColdQuantile(t *testing.T) {
+	for quantile, want := range map[float64]float64{0.25: 0.25, 0.5: 0.5, 0.99: 0.99, 0: 0.84, -1: 0.84, 1: 0.84, 2: 0.84, math.NaN(): 0.84, math.Inf(1): 0.84} {
+		p := HotColdLexicographic{Quantile: quantile}.Build(backendsOf(1, 1, 1, 1)).(*hotCold)
+		for i := range reportedMax {
+			p.count(i)
+		}
+		if got := p.hotAbove(); got != int(want*reportedMax) {
+			t.Errorf("Quantile %v of the numbers below %d: hot above %d, want %d", quantile, reportedMax, got, int(want*reportedMax))
+		}
+	}
+}
+
 // A backend that is never reported gets its part all the same.
 func TestHotColdExplores(t *testing.T) {
 	p, backends := hotColdOf(4)
@@ -156,7 +178,7 @@ func TestHotColdSkipsTheTried(t *testing.T) {
 // time; answers are used, errors are not, and a close ends them.
 func TestProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var asked, ended atomic.Int64
+		var asked, answered, ended atomic.Int64
 		hang := false
 		var last Picked
 		pool := poolOf(t, PoolConfig{Strategy: HotColdLexicographic{Probe: func(ctx context.Context, b *Backend) (Load, error) {
@@ -167,8 +189,9 @@ func TestProbes(t *testing.T) {
 				return Load{}, ctx.Err()
 			}
 			if b.ID() == "b0" {
-				return Load{}, errors.New("no")
+				return Load{InFlight: 7}, errors.New("no")
 			}
+			answered.Add(1)
 			return Load{InFlight: 1, Latency: time.Millisecond}, nil
 		}}}, 10)
 		request := func() {
@@ -192,8 +215,8 @@ func TestProbes(t *testing.T) {
 				t.Error("an answer with an error was used")
 			}
 		}
-		if p.n == 0 {
-			t.Error("no answer was used")
+		if n := answered.Load(); p.n == 0 || int64(p.reported) != n || p.sorted[p.reported-1] != 1 {
+			t.Errorf("%d answers were noted, want the %d good ones, which tell of 1 request in flight", p.reported, n)
 		}
 		hang = true
 		asked.Store(0)
@@ -209,9 +232,21 @@ func TestProbes(t *testing.T) {
 		if n := ended.Load(); n != probesMax {
 			t.Errorf("%d probes ended in time, want %d", n, probesMax)
 		}
-		request()
+		// Those that were refused do not count any more.
+		for range 100 {
+			request()
+		}
+		if n := asked.Load(); n != 2*probesMax {
+			t.Errorf("%d probes after the first ones ended, want %d more", n-probesMax, probesMax)
+		}
 		pool.Close()
 		synctest.Wait()
+		before := asked.Load()
+		p.ask(pool.ctx)
+		synctest.Wait()
+		if n := asked.Load(); n != before {
+			t.Errorf("%d probes after the pool was closed", n-before)
+		}
 		if a, e := asked.Load(), ended.Load(); a != e {
 			t.Errorf("%d of %d probes ended with the pool", e, a)
 		}

@@ -74,6 +74,67 @@ func TestRefusedPicksAreToldOf(t *testing.T) {
 	}
 }
 
+// So it is when all that it has said were full, and the one with room is found
+// without it.
+func TestGivenUpPicksAreToldOf(t *testing.T) {
+	s := new(balanced)
+	p := poolOf(t, PoolConfig{Strategy: s, MaxInFlight: 1}, rePicks+3)
+	full := slices.Clone(p.backends[:rePicks+2])
+	for _, b := range full {
+		b.inFlight.Store(1)
+	}
+	picked, err := p.Pick(PickInfo{})
+	if err != nil || picked.Backend() != p.backends[rePicks+2] {
+		t.Fatalf("Pick: %v, %v", picked.Backend(), err)
+	}
+	picked.Done(Outcome{})
+	if s.picked != rePicks+1 || s.done != s.picked {
+		t.Errorf("the strategy was asked %d times and told %d times, want %d", s.picked, s.done, rePicks+1)
+	}
+}
+
+// balanced picks the first that was not tried, and counts.
+type balanced struct {
+	first
+	picked, done int
+}
+
+func (s *balanced) Build(backends []*Backend) Picker { s.first = backends; return s }
+func (s *balanced) Pick(info PickInfo) *Backend      { s.picked++; return s.first.Pick(info) }
+func (s *balanced) Done(*Backend, Outcome)           { s.done++ }
+
+// lateRoom makes room after a request has found none and before it waits.
+type lateRoom struct {
+	first
+	held Picked
+}
+
+func (s *lateRoom) Build(backends []*Backend) Picker { s.first = backends; return s }
+
+func (s *lateRoom) Pick(info PickInfo) *Backend {
+	if len(info.Tried) > 0 && s.held.pool != nil {
+		s.held.Done(Outcome{})
+		s.held.pool = nil
+	}
+	return s.first.Pick(info)
+}
+
+func TestRoomThatComesBeforeTheWaitIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := new(lateRoom)
+		p := poolOf(t, PoolConfig{Strategy: s, MaxInFlight: 1}, 1)
+		defer p.Close()
+		var err error
+		if s.held, err = p.Pick(PickInfo{}); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if _, err := p.Acquire(t.Context(), PickInfo{}); err != nil || time.Since(start) != 0 {
+			t.Errorf("%v after %v, though there is room", err, time.Since(start))
+		}
+	})
+}
+
 func TestQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := poolOf(t, PoolConfig{MaxInFlight: 1, MaxQueue: 3, QueueTimeout: 10 * time.Second}, 1)

@@ -97,14 +97,18 @@ func TestResolver(t *testing.T) {
 
 // Close does not wait for a look-up.
 func TestCloseEndsAResolver(t *testing.T) {
-	began := make(chan bool)
-	p := poolOf(t, PoolConfig{Resolver: ResolverFunc(func(ctx context.Context) (Resolution, error) {
-		close(began)
-		<-ctx.Done()
-		return Resolution{}, ctx.Err()
-	})}, 0)
-	<-began
-	p.Close()
+	synctest.Test(t, func(t *testing.T) {
+		p := poolOf(t, PoolConfig{Resolver: ResolverFunc(func(ctx context.Context) (Resolution, error) {
+			<-ctx.Done()
+			return Resolution{}, ctx.Err()
+		})}, 0)
+		synctest.Wait()
+		start := time.Now()
+		p.Close()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("Close took %v", took)
+		}
+	})
 }
 
 func TestFile(t *testing.T) {
@@ -134,6 +138,19 @@ func TestFile(t *testing.T) {
 			t.Errorf("%.60q: %v", bad, err)
 		}
 	}
+	replace(`[{"url": "http://a"} x`)
+	if _, err := resolve(); !isType[*json.SyntaxError](err) {
+		t.Errorf("the cause of %v cannot be seen", err)
+	}
+	replace(`[{"url": "http://a"}]`)
+	if r, err := (File{Path: path, Interval: 7 * time.Second}).Resolve(t.Context()); err != nil || r.TTL != 7*time.Second {
+		t.Errorf("an Interval of 7 s is a TTL of %v, %v", r.TTL, err)
+	}
+}
+
+func isType[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
 }
 
 // FuzzFile: what is taken is good for a pool, and the same after a round trip.

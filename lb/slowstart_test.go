@@ -69,6 +69,52 @@ func TestSlowStart(t *testing.T) {
 	})
 }
 
+// TestSlowStartBeginsAnew: who falls ill on the way begins at the beginning.
+func TestSlowStartBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := poolOf(t, PoolConfig{SlowStart: 20 * time.Second}, 2)
+		defer p.Close()
+		p.Drain("b1")
+		p.Resume("b1")
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := weights(p); got != "[100 50]" {
+			t.Errorf("half-way %s", got)
+		}
+		p.Drain("b1")
+		p.Resume("b1")
+		if got := weights(p); got != "[100 5]" {
+			t.Errorf("after another fall %s, want it to begin anew", got)
+		}
+	})
+}
+
+// TestSlowStartHasOneTimer, however often the pool changes meanwhile: what is
+// published is so at each step and each change only.
+func TestSlowStartHasOneTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := poolOf(t, PoolConfig{SlowStart: 20 * time.Second}, 2)
+		defer p.Close()
+		p.Drain("b1")
+		p.Resume("b1")
+		time.Sleep(500 * time.Millisecond)
+		p.Upsert(BackendConfig{ID: "b0", URL: "http://192.0.2.1:1", Weight: 2})
+		time.Sleep(750 * time.Millisecond) // the step of 1 s is over
+		synctest.Wait()
+		before := p.now.Load()
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		if p.now.Load() != before {
+			t.Error("there was a step after 1.5 s, want one each second")
+		}
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		if p.now.Load() == before {
+			t.Error("there was no step after 2 s")
+		}
+	})
+}
+
 func TestUpsertAndRemove(t *testing.T) {
 	p := poolOf(t, PoolConfig{}, 3)
 	before := slices.Clone(p.backends)
