@@ -25,6 +25,87 @@ func TestAffinityMistakes(t *testing.T) {
 	}
 }
 
+// TestAffinityBounds: what is just right, and what is one off.
+func TestAffinityBounds(t *testing.T) {
+	keys := func(n, size int) (out [][]byte) {
+		for range n {
+			out = append(out, make([]byte, size))
+		}
+		return out
+	}
+	for _, c := range []struct {
+		conf Affinity
+		want string // in the error
+	}{
+		{Affinity{Keys: keys(maxAffinityKeys, minAffinityKey), MaxAge: time.Second}, ""},
+		{Affinity{Keys: keys(maxAffinityKeys+1, minAffinityKey)}, "Keys has 17 keys, want 1 to 16"},
+		{Affinity{Keys: keys(1, minAffinityKey-1)}, "Keys[0] has 31 bytes"},
+		{Affinity{Keys: keys(1, minAffinityKey), MaxAge: -time.Second}, "MaxAge is -1s"},
+		{Affinity{Keys: keys(1, minAffinityKey), MaxAge: 1500 * time.Millisecond}, "MaxAge is 1.5s"},
+	} {
+		err := c.conf.validate()
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%v, want %q", err, c.want)
+		}
+	}
+	// The name is part of the key, and a value has one form.
+	s := newSealer(affinityKey(1), "backend")
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	sealed := s.seal("b00") // 19 bytes in 26 characters, of which the last has four bits too many
+	last := strings.IndexByte(alphabet, sealed[len(sealed)-1])
+	for name, value := range map[string]string{
+		"another name": newSealer(affinityKey(1), "other").seal("b0"), "left-over bits": sealed[:len(sealed)-1] + alphabet[last|1:last|1+1],
+		"too long": s.seal(strings.Repeat("x", maxIDLength+1)),
+	} {
+		if id, ok := s.open(value); ok {
+			t.Errorf("%s: %q opens as %q", name, value, id)
+		}
+	}
+}
+
+// TestPinnedBackendIsFull: the client gets another this once, and keeps its
+// cookie.
+func TestPinnedBackendIsFull(t *testing.T) {
+	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	own := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Add("Set-Cookie", "mine=1") })
+	r := newRig(t, PoolConfig{MaxInFlight: 1}, ProxyConfig{Affinity: &Affinity{Keys: [][]byte{affinityKey(1)}}}, nil, own, own)
+	pinned := "backend=" + newSealer(affinityKey(1), "backend").seal("b0")
+	ask := func(when, backend, cookies string) {
+		t.Helper()
+		req, _ := http.NewRequestWithContext(t.Context(), "GET", r.server.URL, nil)
+		req.Header.Set("Cookie", pinned)
+		res, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		var names []string
+		for _, c := range res.Cookies() {
+			names = append(names, c.Name)
+		}
+		if e := r.event(); e.Backend != backend || strings.Join(names, " ") != cookies {
+			t.Errorf("%s: came to %s with the cookies %q, want %s with %q", when, e.Backend, names, backend, cookies)
+		}
+	}
+	b := r.pool.backends[0]
+	b.acquire()
+	ask("full", "b1", "mine")
+	b.inFlight.Add(-1)
+	ask("with room", "b0", "mine")
+	// So it is when nothing is known of it yet, but not when it is ill.
+	r.pool.mu.Lock()
+	b.health.Store(int32(Unknown))
+	r.pool.publish()
+	r.pool.mu.Unlock()
+	ask("unknown", "b0", "mine")
+	r.pool.mu.Lock()
+	b.health.Store(int32(Healthy))
+	b.conduct.ejected.Store(true)
+	r.pool.publish()
+	r.pool.mu.Unlock()
+	ask("ejected", "b1", "mine backend")
+}
+
 // affine sends a request with a cookie, which may be empty, and returns the
 // backend that got it and the cookie that came back.
 func affine(t *testing.T, r *rig, cookie string) (string, *http.Cookie) {

@@ -10,6 +10,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,8 @@ func (s *grpcHealth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func TestGRPCCheck(t *testing.T) {
 	serving := grpcMessage(1<<3, 1)
+	const text = maxGRPCMessage - 10
+	longest := grpcMessage(slices.Concat([]byte{1 << 3, 1, 2<<3 | 2}, binary.AppendUvarint(nil, text), make([]byte, text))...)
 	problems := make(chan string, 1)
 	for _, c := range []struct {
 		name   string
@@ -79,6 +82,15 @@ func TestGRPCCheck(t *testing.T) {
 		{"compressed", grpcHealth{message: append([]byte{1}, serving[1:]...), trailer: "0"}, "malformed gRPC message"},
 		{"too long", grpcHealth{message: make([]byte, maxGRPCMessage+1), trailer: "0"}, "more than 4096 bytes"},
 		{"no gRPC", grpcHealth{status: 404}, "status 404"},
+		{"as long as may be", grpcHealth{message: longest, trailer: "0"}, ""},
+		{"fields of all sizes", grpcHealth{message: grpcMessage(slices.Concat(
+			[]byte{2<<3 | 1, 1 << 3, 2, 1 << 3, 2, 1 << 3, 2, 1 << 3, 2}, []byte{3<<3 | 5, 1 << 3, 2, 1 << 3, 2}, []byte{1 << 3, 1},
+			[]byte{4<<3 | 2, 2, 1 << 3, 2})...), trailer: "0"}, ""},
+		{"a field that is cut off", grpcHealth{message: grpcMessage(1<<3, 1, 2<<3|5, 1, 2, 3), trailer: "0"}, "malformed gRPC message"},
+		{"a string that is cut off", grpcHealth{message: grpcMessage(1<<3, 1, 2<<3|2, 4, 'a'), trailer: "0"}, "malformed gRPC message"},
+		{"the field 0", grpcHealth{message: grpcMessage(1<<3, 1, 0, 1), trailer: "0"}, "malformed gRPC message"},
+		{"a number of a field that is too large", grpcHealth{message: grpcMessage(1<<3, 1, 0x80, 0x80, 0x80, 0x80, 0x10, 1), trailer: "0"}, "malformed gRPC message"},
+		{"a wrong length", grpcHealth{message: append([]byte{0, 0, 0, 0, 3}, 1<<3, 1), trailer: "0"}, "malformed gRPC message"},
 		{"no answer", grpcHealth{hang: true}, "deadline exceeded"},
 	} {
 		c.server.problems = problems
@@ -120,6 +132,35 @@ func TestGRPCCheckOverTLS(t *testing.T) {
 	conf.TLS = nil
 	if s := checkedOnce(t, conf, srv.URL); s.State != Unhealthy || !strings.Contains(s.LastError, "certificate") {
 		t.Errorf("nobody trusts the backend, but the status is %+v", s)
+	}
+}
+
+func TestGRPCCheckRequest(t *testing.T) {
+	long := strings.Repeat("s", 200)
+	for service, want := range map[string]string{
+		"": "\x00\x00\x00\x00\x00", "a": "\x00\x00\x00\x00\x03\x0a\x01a", long: "\x00\x00\x00\x00\xcb\x0a\xc8\x01" + long,
+	} {
+		if got := appendGRPCCheck(nil, service); string(got) != want {
+			t.Errorf("for %q: %q, want %q", service, got, want)
+		}
+	}
+	// The host, and who asks, are told as well.
+	asked := make(chan *http.Request, 1)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { asked <- r }))
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
+	defer srv.Close()
+	for _, scheme := range []string{"h2c://", "http://", "tcp://"} {
+		checkedOnce(t, PoolConfig{Health: &HealthCheck{Probe: ProbeGRPC, Host: "shop.test"}}, scheme+srv.Listener.Addr().String())
+		select {
+		case r := <-asked:
+			if r.Host != "shop.test" || r.UserAgent() != "palisade-health-check" {
+				t.Errorf("%s: asked %s as %s", scheme, r.Host, r.UserAgent())
+			}
+		default:
+			t.Errorf("%s: nobody asked", scheme)
+		}
 	}
 }
 

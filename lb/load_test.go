@@ -10,9 +10,12 @@ import (
 
 func TestParseLoad(t *testing.T) {
 	for s, want := range map[string]Load{
-		"TEXT named_metrics.in_flight=3,named_metrics.latency_ms=12.5":          {3, 12500 * time.Microsecond},
-		"TEXT cpu_utilization=0.3, named_metrics.in_flight=4 ,mem_utilization=": {InFlight: 4},
-		"TEXT named_metrics.in_flight=0":                                        {},
+		"TEXT named_metrics.in_flight=3,named_metrics.latency_ms=12.5":             {3, 12500 * time.Microsecond},
+		"TEXT cpu_utilization=0.3, named_metrics.in_flight=4 ,mem_utilization=":    {InFlight: 4},
+		"TEXT named_metrics.in_flight=0":                                           {},
+		"TEXT named_metrics.in_flight=1,named_metrics.latency_ms=\t1.0000006 ":     {1, 1000001 * time.Nanosecond},
+		"TEXT named_metrics.in_flight=1e9":                                         {InFlight: 1e9},
+		"TEXT named_metrics.in_flight=5," + strings.Repeat("a=1,", 1015) + "b=222": {InFlight: 5},
 	} {
 		if got, err := ParseLoad(s); err != nil || got != want {
 			t.Errorf("%q: %+v, %v, want %+v", s, got, err, want)
@@ -21,6 +24,8 @@ func TestParseLoad(t *testing.T) {
 	for _, s := range []string{
 		"", "TEXT ", "named_metrics.in_flight=3", "JSON {}", "TEXT cpu_utilization=1", "TEXT named_metrics.in_flight",
 		"TEXT named_metrics.in_flight=-1", "TEXT named_metrics.in_flight=NaN", "TEXT named_metrics.in_flight=1e300",
+		"TEXT named_metrics.in_flight=1000000001", "TEXT named_metrics.latency_ms=3", "TEXT named_metrics.in_flight=1,x",
+		"TEXT named_metrics.in_flight=5," + strings.Repeat("a=1,", 1015) + "b=2222",
 		"TEXT named_metrics.in_flight=1,named_metrics.latency_ms=Inf",
 		"TEXT named_metrics.in_flight=1," + strings.Repeat("a=1,", maxLoadHeader),
 	} {
@@ -39,6 +44,13 @@ func TestReportedLoad(t *testing.T) {
 	h.Set(LoadHeader, want.String())
 	if l := reportedLoad(h); l == nil || *l != want {
 		t.Errorf("got %+v, want %+v", l, want)
+	}
+	h.Add(LoadHeader, Load{InFlight: 9}.String())
+	if l := reportedLoad(h); l == nil || *l != want {
+		t.Errorf("got %+v of two, want the first, %+v", l, want)
+	}
+	if got, want := (Load{InFlight: 2, Latency: 1500 * time.Microsecond}).String(), "TEXT named_metrics.in_flight=2,named_metrics.latency_ms=1.5"; got != want {
+		t.Errorf("written %q, want %q", got, want)
 	}
 	h.Set(LoadHeader, "BIN AAAA")
 	if l := reportedLoad(h); l != nil {

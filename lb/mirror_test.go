@@ -1,12 +1,14 @@
 package lb
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -124,6 +126,109 @@ func TestMirrorIsNeverFelt(t *testing.T) {
 	}
 	if got := await(1); len(got) != 1 || got[0].Err == nil || got[0].Backend != "dead" {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestMirrorBounds(t *testing.T) {
+	p := poolOf(t, PoolConfig{}, 1)
+	for want, m := range map[string]Mirror{
+		"Pool is nil": {}, "Share is 1.5": {Pool: p, Share: 1.5}, "Share is -1": {Pool: p, Share: -1},
+		"MaxBody is -1": {Pool: p, MaxBody: -1}, "MaxBody is 67108865": {Pool: p, MaxBody: maxRetryBody + 1},
+		"MaxInFlight is -1": {Pool: p, MaxInFlight: -1}, "Timeout is -1ns": {Pool: p, Timeout: -1},
+	} {
+		if err := m.validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	m := Mirror{Pool: p, Share: 1, MaxBody: maxRetryBody}
+	if err := m.validate(); err != nil {
+		t.Error(err)
+	}
+	if c := newMirror(&Mirror{Pool: p}).conf; c.Share != 1 || c.MaxBody != 64<<10 || c.MaxInFlight != 100 || c.Timeout != 10*time.Second {
+		t.Errorf("by default %+v", c)
+	}
+}
+
+// TestMirrorMakesRoomAgain: copies that were dropped or have ended do not count,
+// a copy's time is its own, and what it lacks of the request is left out.
+func TestMirrorMakesRoomAgain(t *testing.T) {
+	got, release := make(chan *http.Request, 1), make(chan bool)
+	var held atomic.Bool
+	copies := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		if held.CompareAndSwap(false, true) {
+			<-release
+			return
+		}
+		got <- r
+	})
+	done := make(chan Event, 100)
+	next := func() Event {
+		select {
+		case e := <-done:
+			return e
+		case <-time.After(20 * time.Second):
+			t.Fatal("no copy has ended")
+			return Event{}
+		}
+	}
+	pool := shadow(t, copies)
+	r := newRig(t, PoolConfig{}, ProxyConfig{Mirror: &Mirror{Pool: pool, MaxInFlight: 1, OnDone: func(e Event) { done <- e }}}, nil, new(seen))
+	client := dialRaw(t, r.addr)
+	ask := func(request string) {
+		t.Helper()
+		client.send(request)
+		res, _ := client.response("POST")
+		for res.StatusCode == 100 {
+			res, _ = client.response("POST")
+		}
+		if res.StatusCode != 200 {
+			t.Fatalf("status %d", res.StatusCode)
+		}
+		r.event()
+	}
+	ask("GET / HTTP/1.1\nHost: h\n\n")
+	for range 5 {
+		ask("GET / HTTP/1.1\nHost: h\n\n")
+		if e := next(); !errors.Is(e.Err, ErrBusy) {
+			t.Errorf("beyond the bound: %+v", e)
+		}
+	}
+	release <- true
+	if e := next(); e.Err != nil || e.Status != 200 {
+		t.Errorf("the first copy: %+v", e)
+	}
+	for i := 0; r.proxyMirrorBusy() && i < 4000; i++ {
+		time.Sleep(5 * time.Millisecond)
+	}
+	client.send("POST / HTTP/1.1\nHost: h\nExpect: 100-continue\nTransfer-Encoding: chunked\nTrailer: X-T\n\n")
+	time.Sleep(20 * time.Millisecond)
+	end := time.Now()
+	ask("0\nX-T: 1\n\n")
+	e := next()
+	if e.Err != nil || e.Start.Before(end) || e.Duration > time.Since(end) {
+		t.Errorf("a copy that began after %v: %+v", end, e)
+	}
+	if req := <-got; req.Header.Get("Expect") != "" || len(req.Trailer) > 0 || req.ContentLength != 0 {
+		t.Errorf("the copy of an empty body is %+v", req)
+	}
+}
+
+// TestMirrorTellsThePool: a shadow that cannot be reached is known to its pool.
+func TestMirrorTellsThePool(t *testing.T) {
+	done := make(chan Event, 1)
+	pool := poolOf(t, PoolConfig{
+		Backends: []BackendConfig{{URL: "http://" + deadAddr(t)}},
+		Health:   &HealthCheck{Interval: time.Hour, Func: func(context.Context, *Backend) error { return nil }},
+	}, 0)
+	waitUntil(t, func() bool { return pool.Status()[0].State == Healthy })
+	r := newRig(t, PoolConfig{}, ProxyConfig{Mirror: &Mirror{Pool: pool, OnDone: func(e Event) { done <- e }}}, nil, new(seen))
+	client := dialRaw(t, r.addr)
+	client.send("GET / HTTP/1.1\nHost: h\n\n")
+	client.response("GET")
+	<-done
+	if s := pool.Status()[0]; s.State != Unhealthy || s.Failures != 1 {
+		t.Errorf("status %+v", s)
 	}
 }
 

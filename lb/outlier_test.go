@@ -123,6 +123,12 @@ func TestCircuitText(t *testing.T) {
 			t.Errorf("%v: %q, error %v, and back %v", c, text, err, back)
 		}
 	}
+	if got := fmt.Sprint(CircuitClosed, CircuitHalfOpen, CircuitOpen, Circuit(-1)); got != "closed half-open open Circuit(-1)" {
+		t.Errorf("the circuits are %s", got)
+	}
+	if _, err := Circuit(-1).MarshalText(); err == nil {
+		t.Error("a negative circuit was taken")
+	}
 	if _, err := Circuit(3).MarshalText(); err == nil || Circuit(3).String() != "Circuit(3)" || new(Circuit).UnmarshalText([]byte("ajar")) == nil {
 		t.Error("a circuit that is none was taken")
 	}
