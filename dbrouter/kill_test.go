@@ -17,15 +17,22 @@ func TestKillQuery(t *testing.T) {
 	r, _ := open(t, conf)
 	upReplicas(t, r, 1)
 	mustExec(t, r.DB(), update)
-	own := p.primary.Connections() - r.Status()[0].Connections // the monitor's
+	one[int](t, r.DB(), query)                                 // which asks for a position over a connection that is kept
+	own := p.primary.Connections() - r.Status()[0].Connections // that, and the monitor's
 	kills := 0
 	for about, end := range map[string]func() (context.Context, context.CancelFunc){
 		"deadline": func() (context.Context, context.CancelFunc) {
-			return context.WithTimeout(t.Context(), 30*time.Millisecond)
+			return context.WithTimeout(t.Context(), 300*time.Millisecond)
 		},
 		"cancel": func() (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(t.Context())
-			time.AfterFunc(30*time.Millisecond, cancel)
+			before := asleep(p)
+			go func() {
+				defer cancel()
+				for ctx.Err() == nil && asleep(p) == before {
+					time.Sleep(time.Millisecond)
+				}
+			}()
 			return ctx, cancel
 		},
 	} {
@@ -33,6 +40,7 @@ func TestKillQuery(t *testing.T) {
 			sql  string
 			args []any
 		}{{"SELECT SLEEP(3600)", nil}, {"SELECT SLEEP(?)", []any{3600}}} {
+			mustExec(t, r.DB(), update) // so that there is a connection, and its making takes none of the time
 			ctx, cancel := end()
 			_, err := r.DB().ExecContext(WithPrimary(ctx), s.sql, s.args...)
 			cancel()
@@ -58,10 +66,14 @@ func TestKillQuery(t *testing.T) {
 	}
 }
 
-// killed is how often the primary was asked to end a statement.
-func killed(p *pair) (n int) {
+// killed is how often the primary was asked to end a statement, and asleep how often
+// to sleep.
+func killed(p *pair) int { return asked(p, "KILL QUERY ") }
+func asleep(p *pair) int { return asked(p, "SELECT SLEEP") }
+
+func asked(p *pair, prefix string) (n int) {
 	for q := range slices.Values(p.primary.Queries()) {
-		if strings.HasPrefix(q, "KILL QUERY ") {
+		if strings.HasPrefix(q, prefix) {
 			n++
 		}
 	}

@@ -102,7 +102,10 @@ func testCancelAndClose(t *testing.T, c *mariadb.Cluster, _ *Router, _ *record) 
 	}
 	r, rec := open(t, Config{Nodes: conf, CheckInterval: time.Hour})
 	upReplicas(t, r, 2)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	for range 4 { // so that both replicas have a connection, and its making takes none of the time
+		one[int](t, r.DB(), "SELECT 1")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	var v int
 	if err := r.DB().QueryRowContext(ctx, "SELECT SLEEP(30)").Scan(&v); !errors.Is(err, context.DeadlineExceeded) {
