@@ -70,7 +70,7 @@ func TestHTTP2Connections(t *testing.T) {
 		inFlight[r.RemoteAddr]--
 		mu.Unlock()
 	}))
-	p := poolOf(t, PoolConfig{Backends: []BackendConfig{{URL: srv.url()}}, IdleTimeout: 200 * time.Millisecond}, 0)
+	p := poolOf(t, PoolConfig{Backends: []BackendConfig{{URL: srv.url()}}, IdleTimeout: time.Second}, 0)
 	client := &http.Client{Transport: p.RoundTripper()}
 	get := func(path string) error {
 		res, err := client.Get("http://h" + path)
@@ -102,7 +102,7 @@ func TestHTTP2Connections(t *testing.T) {
 	mu.Unlock()
 	close(release)
 	wg.Wait()
-	for range 200 {
+	for range 1000 {
 		if srv.closed.Load() == srv.opened.Load() {
 			break
 		}

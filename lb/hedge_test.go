@@ -29,19 +29,33 @@ func (r *rig) settled() []BackendStatus {
 // TestHedge: who wins, for each way in which two attempts can go.
 func TestHedge(t *testing.T) {
 	gone := make(chan bool, 1)
+	// Where the request is hedged, slow and slowly end once it is, however busy the
+	// machine: then both attempts are asked. Elsewhere nobody is asked but slow.
+	var asked, patience atomic.Int64
+	wait := func() {
+		asked.Add(1)
+		for begin := time.Now(); asked.Load() < 2 && time.Since(begin) < time.Duration(patience.Load()); {
+			time.Sleep(time.Millisecond)
+		}
+	}
 	stalls := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
 		<-r.Context().Done() // until it is given up
 		gone <- true
 	})
 	slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(100 * time.Millisecond)
+		wait()
 		io.WriteString(w, "slow")
+	})
+	spare := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		wait() // for the first, which must have begun to be given up
+		io.WriteString(w, "ok")
 	})
 	slowly := rawBackend(t, func(c *conn) { // fails, after the hedge has begun
 		c.reqHead()
-		time.Sleep(60 * time.Millisecond)
+		wait()
 	})
-	atOnce := rawBackend(t, func(c *conn) { c.reqHead() })
+	atOnce := rawBackend(t, func(c *conn) { c.reqHead(); asked.Add(1) })
 	ok := new(seen)
 	for _, c := range []struct {
 		name, method  string
@@ -54,7 +68,7 @@ func TestHedge(t *testing.T) {
 		attempts      int
 		hedged, ended bool
 	}{
-		{"the spare wins", "GET", []any{stalls, ok}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "ok", 200, "b1", 2, true, true},
+		{"the spare wins", "GET", []any{stalls, spare}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "ok", 200, "b1", 2, true, true},
 		{"the spare is slow, too: the first wins", "GET", []any{slow, stalls}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "slow", 200, "b0", 2, true, true},
 		{"the spare fails", "GET", []any{slow, atOnce}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "slow", 200, "b0", 2, true, false},
 		{"the first fails while the spare runs", "GET", []any{slowly, slow}, Hedge{Delay: 20 * time.Millisecond}, RetryBudget{}, "slow", 200, "b1", 2, true, false},
@@ -65,6 +79,11 @@ func TestHedge(t *testing.T) {
 		{"no budget", "GET", []any{slow, ok}, Hedge{Delay: time.Millisecond}, RetryBudget{Percent: 1, Reserve: 1}, "slow", 200, "b0", 1, false, false},
 		{"nothing is known of quantiles", "GET", []any{slow, ok}, Hedge{Quantile: 0.5}, RetryBudget{}, "slow", 200, "b0", 1, false, false},
 	} {
+		asked.Store(0)
+		patience.Store(int64(100 * time.Millisecond))
+		if c.hedged {
+			patience.Store(int64(10 * time.Second))
+		}
 		r := newRig(t, PoolConfig{}, ProxyConfig{Hedge: &c.hedge, RetryBudget: c.budget}, nil, c.backends...)
 		client := dialRaw(t, r.addr)
 		client.send(c.method + " / HTTP/1.1\nHost: h\n\n")

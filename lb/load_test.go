@@ -63,9 +63,11 @@ func TestProxyReportsLoadAndWait(t *testing.T) {
 	w := new(watcher)
 	want := Load{InFlight: 7, Latency: 2 * time.Millisecond}
 	const pause = 30 * time.Millisecond
+	headCame := make(chan struct{}) // to the client
 	r := newRig(t, PoolConfig{Strategy: w}, ProxyConfig{}, nil, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set(LoadHeader, want.String())
 		http.NewResponseController(rw).Flush()
+		<-headCame
 		time.Sleep(pause)
 		rw.Write([]byte("end"))
 	}))
@@ -73,6 +75,7 @@ func TestProxyReportsLoadAndWait(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	close(headCame)
 	io.Copy(io.Discard, res.Body)
 	res.Body.Close()
 	http.DefaultClient.CloseIdleConnections()

@@ -344,18 +344,25 @@ func TestTCPReset(t *testing.T) {
 // sends does not cost the client the answer.
 func TestTCPAnswerBeforeEnd(t *testing.T) {
 	answer := strings.Repeat("no, thank you. ", 1000)
+	came := make(chan bool)
 	backend := tcpBackend(t, func(c *net.TCPConn) {
 		io.CopyN(io.Discard, c, 1)
 		io.WriteString(c, answer)
 		c.CloseWrite()
-		time.Sleep(20 * time.Millisecond) // so that the answer is on its way when the reset is
+		<-came                            // so that the answer is on its way when the reset is,
+		time.Sleep(20 * time.Millisecond) // all of it
 	})
 	rig := startTCP(t, nil, TCPProxyConfig{Pool: tcpPool(t, PoolConfig{}, backend)})
 	for range 5 {
 		client := dialTCP(t, rig.addr)
 		go io.CopyN(client, &pattern{}, 8<<20)
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(client, first); err != nil {
+			t.Fatal(err)
+		}
+		came <- true
 		time.Sleep(50 * time.Millisecond) // so that a reset, if there is one, comes first
-		got, err := io.ReadAll(client)
+		got, err := io.ReadAll(io.MultiReader(bytes.NewReader(first), client))
 		if string(got) != answer || err != nil {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}
