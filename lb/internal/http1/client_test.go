@@ -134,7 +134,7 @@ func TestStaleConnection(t *testing.T) {
 				t.Errorf("%s: %d %q, %v", c.method, code, body, err)
 			}
 			<-closed
-			time.Sleep(time.Millisecond) // for the loopback
+			time.Sleep(5 * time.Millisecond) // for the loopback
 		}
 		if conns.Load() != 20 {
 			t.Errorf("%s: %d connections", c.method, conns.Load())
@@ -194,7 +194,7 @@ func TestUnsolicitedBytes(t *testing.T) {
 				t.Errorf("late %v: %q, %v", late, body, err)
 			}
 			<-sent
-			time.Sleep(time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
 		}
 		if conns.Load() != 5 {
 			t.Errorf("late %v: %d connections for 5 requests", late, conns.Load())
