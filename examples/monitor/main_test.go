@@ -59,7 +59,7 @@ func start(t *testing.T, args ...string) monitor {
 	})
 	t.Cleanup(func() { stop() })
 	line := regexp.MustCompile(`app=(\S+) admin=(\S+)`)
-	for range 500 {
+	for range 3000 {
 		if m := line.FindStringSubmatch(out.String()); m != nil {
 			return monitor{app: m[1], admin: m[2], stop: stop}
 		}
@@ -104,7 +104,7 @@ func route(s qps.Snapshot, name string) qps.RouteSnapshot {
 // eventually waits for what another goroutine does next.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 3000 {
 		if ok() {
 			return
 		}

@@ -135,7 +135,7 @@ func testProxy(t *testing.T, front string) {
 	}
 	var body string
 	var res *http.Response
-	for range 200 {
+	for range 3000 {
 		if body, res = get("/"); res != nil {
 			break
 		}

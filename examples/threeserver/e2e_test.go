@@ -362,7 +362,7 @@ func testInnerPaths(t *testing.T, p *process, a addresses) {
 
 func testAdmin(t *testing.T, p *process, a addresses) {
 	c := &http.Client{Timeout: 10 * time.Second}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 30*time.Second, func() error {
 		_, _, text := get(t, c, "http://"+a.admin+"/metrics")
 		for _, server := range []string{"balancer", "web1", "web2"} {
 			if !regexp.MustCompile(`(?m)^http_requests_total\{[^}]*server="` + server + `"[^}]*\} [1-9]`).MatchString(text) {

@@ -33,7 +33,7 @@ func TestUsage(t *testing.T) {
 		{"extra"},
 	} {
 		p := launch(t, nil, args...)
-		if status := p.wait(10 * time.Second); status != 2 {
+		if status := p.wait(time.Minute); status != 2 {
 			t.Errorf("%v: exit status %d, want 2", args, status)
 		}
 		if out := p.output(); strings.Count(out, "\n") != 1 || !strings.HasPrefix(out, "threeserver: ") {
@@ -74,9 +74,9 @@ func TestDatabaseThatDoesNotComeUp(t *testing.T) {
 	a := freeAddresses(t)
 	began := time.Now()
 	p := launch(t, nil, a.flags("-db-primary", "notes:secret@tcp(127.0.0.1:9)/notes")...)
-	status := p.wait(20 * time.Second)
-	if status != 1 || time.Since(began) > 12*time.Second {
-		t.Errorf("exit status %d after %v, want 1 within 10 s", status, time.Since(began))
+	status := p.wait(time.Minute)
+	if status != 1 || time.Since(began) > 25*time.Second { // a busy machine takes a while to start it, too
+		t.Errorf("exit status %d after %v, want 1 within about 10 s", status, time.Since(began))
 	}
 	if out := p.output(); !strings.Contains(out, "threeserver: ") || !strings.Contains(out, "127.0.0.1:9") || strings.Contains(out, "secret") {
 		t.Errorf("want an error that names the server and no password:\n%s", out)
@@ -92,7 +92,7 @@ func TestAddressInUse(t *testing.T) {
 	}
 	defer ln.Close()
 	p := launch(t, nil, a.flags("-db", "embedded")...)
-	if status := p.wait(20 * time.Second); status != 1 || !strings.Contains(p.output(), "-https") {
+	if status := p.wait(time.Minute); status != 1 || !strings.Contains(p.output(), "-https") {
 		t.Errorf("exit status %d, want 1 and the flag's name:\n%s", status, p.output())
 	}
 	p.nothingLeft()
@@ -116,7 +116,7 @@ func TestWithoutMariaDB(t *testing.T) {
 		t.Errorf("the note is not listed: %s", body)
 	}
 	p.interrupt()
-	if status := p.wait(20 * time.Second); status != 0 {
+	if status := p.wait(time.Minute); status != 0 {
 		t.Errorf("exit status %d after Ctrl-C", status)
 	}
 	p.nothingLeft()
@@ -169,7 +169,7 @@ func TestInterruptUnderLoad(t *testing.T) {
 	}
 	begun.Wait()
 	p.interrupt()
-	eventually(t, 5*time.Second, func() error { // the door is closed
+	eventually(t, 30*time.Second, func() error { // the door is closed
 		conn, err := net.DialTimeout("tcp", a.https, time.Second)
 		if err == nil {
 			conn.Close()
@@ -182,7 +182,7 @@ func TestInterruptUnderLoad(t *testing.T) {
 	if good.Load() != slow {
 		t.Errorf("%d of %d requests under way were answered", good.Load(), slow)
 	}
-	if status := p.wait(20 * time.Second); status != 0 {
+	if status := p.wait(time.Minute); status != 0 {
 		t.Errorf("exit status %d after Ctrl-C", status)
 	}
 	p.nothingLeft()

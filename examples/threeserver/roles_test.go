@@ -58,7 +58,7 @@ func (h *threeHosts) web(name string) *process {
 // answers waits until a web server is among those that answer.
 func (h *threeHosts) answers(c *http.Client, name string) {
 	h.t.Helper()
-	eventually(h.t, 20*time.Second, func() error {
+	eventually(h.t, 30*time.Second, func() error {
 		if _, header, _ := get(h.t, c, "https://"+h.a.https+"/api/notes"); header.Get("X-Served-By") != name {
 			return fmt.Errorf("%s does not answer", name)
 		}
@@ -104,7 +104,7 @@ func TestKills(t *testing.T) {
 	}
 	shows := func(state string) {
 		t.Helper()
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, 30*time.Second, func() error {
 			if _, _, page := get(t, c, "http://"+h.a.admin+"/"); !strings.Contains(page, `<td>web2</td><td class="l">`+state) {
 				return fmt.Errorf("the overview does not show web2 as %s", state)
 			}
@@ -126,7 +126,7 @@ func TestKills(t *testing.T) {
 
 	for _, p := range []*process{h.balancer, h.web1, h.web2} {
 		p.interrupt()
-		if status := p.wait(20 * time.Second); status != 0 {
+		if status := p.wait(time.Minute); status != 0 {
 			t.Errorf("exit status %d after Ctrl-C", status)
 		}
 		p.nothingLeft()
