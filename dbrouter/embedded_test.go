@@ -282,7 +282,7 @@ func TestReadersShareAQuestion(t *testing.T) {
 	}
 	one[int](t, r.DB(), query)
 	before := count()
-	defer p.primary.Inject(mysqltest.Fault{Match: match(question), Delay: 100 * time.Millisecond, Times: 2})()
+	defer p.primary.Inject(mysqltest.Fault{Match: match(question), Delay: 500 * time.Millisecond, Times: 2})()
 	const readers = 40
 	var wg sync.WaitGroup
 	for range readers {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,8 +115,9 @@ func TestBuffer(t *testing.T) {
 	r, _ := open(t, c)
 	upReplicas(t, r, 1)
 	done := make(chan struct{})
+	var written [8]atomic.Int64
 	var wg sync.WaitGroup
-	for i := range 8 {
+	for i := range written {
 		wg.Go(func() {
 			for {
 				select {
@@ -136,7 +138,26 @@ func TestBuffer(t *testing.T) {
 					t.Error(err)
 					return
 				}
+				written[i].Add(1)
 			}
+		})
+	}
+	// everybody waits until all have begun and done a write. Who is still held back
+	// at the next switchover but one is refused by the same server a second time,
+	// which is taken to have another reason.
+	everybody := func() {
+		t.Helper()
+		var before [len(written)]int64
+		for i := range written {
+			before[i] = written[i].Load()
+		}
+		until(t, "everybody writes", func() bool {
+			for i := range written {
+				if written[i].Load() < before[i]+2 {
+					return t.Failed()
+				}
+			}
+			return true
 		})
 	}
 	servers := []*mysqltest.Server{p.primary, p.replica}
@@ -145,6 +166,7 @@ func TestBuffer(t *testing.T) {
 		time.Sleep(60 * time.Millisecond) // there is no primary meanwhile
 		servers[1-i%2].SetReadOnly(false)
 		until(t, "the router follows", func() bool { return r.Status()[1-i%2].Role == Primary })
+		everybody()
 	}
 	close(done)
 	wg.Wait()
