@@ -71,12 +71,22 @@ func processesUsing(dir string) []string {
 }
 
 func TestDatabaseThatDoesNotComeUp(t *testing.T) {
-	a := freeAddresses(t)
-	began := time.Now()
-	p := launch(t, nil, a.flags("-db-primary", "notes:secret@tcp(127.0.0.1:9)/notes")...)
-	status := p.wait(time.Minute)
-	if status != 1 || time.Since(began) > 25*time.Second { // a busy machine takes a while to start it, too
-		t.Errorf("exit status %d after %v, want 1 within about 10 s", status, time.Since(began))
+	var p *process
+	// It takes 10 s, and the start of the program. A busy machine, which may take a
+	// while for that, is asked again.
+	for try := 1; ; try++ {
+		a := freeAddresses(t)
+		began := time.Now()
+		p = launch(t, nil, a.flags("-db-primary", "notes:secret@tcp(127.0.0.1:9)/notes")...)
+		status := p.wait(time.Minute)
+		took := time.Since(began)
+		if status == 1 && took <= 12*time.Second {
+			break
+		}
+		if status != 1 || try == 3 {
+			t.Errorf("exit status %d after %v, want 1 within 10 s", status, took)
+			break
+		}
 	}
 	if out := p.output(); !strings.Contains(out, "threeserver: ") || !strings.Contains(out, "127.0.0.1:9") || strings.Contains(out, "secret") {
 		t.Errorf("want an error that names the server and no password:\n%s", out)
