@@ -62,7 +62,7 @@ func (h *HealthCheck) validate() error {
 	complain := func(field string, found any, want string) {
 		errs = append(errs, fmt.Errorf("lb: HealthCheck.%s is %v, want %s", field, found, want))
 	}
-	if u, err := url.ParseRequestURI(h.Path); h.Path != "" && (err != nil || !strings.HasPrefix(h.Path, "/") || u.Fragment != "") {
+	if _, err := url.ParseRequestURI(h.Path); h.Path != "" && (err != nil || !strings.HasPrefix(h.Path, "/") || strings.Contains(h.Path, "#")) {
 		complain("Path", fmt.Sprintf("%q", h.Path), "a path that starts with /")
 	}
 	if h.Host != "" && !httpguts.ValidHostHeader(h.Host) {

@@ -32,6 +32,7 @@ func TestPoolConfigMistakes(t *testing.T) {
 
 		"HealthCheck.Path is \"a\"":       {Health: &HealthCheck{Path: "a"}},
 		"HealthCheck.Path is \"http://h":  {Health: &HealthCheck{Path: "http://h/"}},
+		"HealthCheck.Path is \"/a#b\"":    {Health: &HealthCheck{Path: "/a#b"}},
 		"HealthCheck.Host is \"a/b c\"":   {Health: &HealthCheck{Host: "a/b c"}},
 		"HealthCheck.Probe is -1":         {Health: &HealthCheck{Probe: -1}},
 		"HealthCheck.Probe is 3":          {Health: &HealthCheck{Probe: ProbeGRPC + 1}},
@@ -81,8 +82,8 @@ func TestPoolDefaults(t *testing.T) {
 	}
 	defer p.Close()
 	c, h, a := p.conf, p.conf.Health, p.conf.AdaptiveLimit
-	got := fmt.Sprint(c.Strategy, c.MaxQueue, c.QueueTimeout, c.DialTimeout, c.IdleConns, c.IdleTimeout, c.HeaderBytes, c.Logger == slog.Default())
-	if want := fmt.Sprint(LeastRequest{}, 1000, time.Second, 5*time.Second, 256, 55*time.Second, 256<<10, true); got != want {
+	got := fmt.Sprintf("%T ", c.Strategy) + fmt.Sprint(c.MaxQueue, c.QueueTimeout, c.DialTimeout, c.IdleConns, c.IdleTimeout, c.HeaderBytes, c.Logger == slog.Default())
+	if want := "lb.LeastRequest " + fmt.Sprint(1000, time.Second, 5*time.Second, 256, 55*time.Second, 256<<10, true); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	got = fmt.Sprint(h.Interval, h.IntervalDown, h.Timeout, h.Rise, h.Fall, h.ExpectStatus(199), h.ExpectStatus(200), h.ExpectStatus(399), h.ExpectStatus(400)) + h.Path
