@@ -215,6 +215,21 @@ func TestAffinityKeysRotate(t *testing.T) {
 	}
 }
 
+// A client with a cookie of an old key stays where it is and gets a new one.
+func TestOldCookieIsRenewed(t *testing.T) {
+	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	r := newRig(t, PoolConfig{}, ProxyConfig{Affinity: &Affinity{Keys: [][]byte{affinityKey(2), affinityKey(1)}}}, nil, new(seen), new(seen))
+	for range 3 {
+		got, c := affine(t, r, "backend="+newSealer(affinityKey(1), "backend").seal("b1"))
+		if got != "b1" || c == nil {
+			t.Fatalf("came to %s with the cookie %v", got, c)
+		}
+		if id, ok := newSealer(affinityKey(2), "backend").open(c.Value); !ok || id != "b1" {
+			t.Errorf("the new cookie names %q, made with the new key: %v", id, ok)
+		}
+	}
+}
+
 // FuzzAffinityOpen: a value is opened only if seal makes it of what is found.
 func FuzzAffinityOpen(f *testing.F) {
 	s := newSealer(affinityKey(3), "backend")

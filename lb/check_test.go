@@ -9,6 +9,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -51,6 +52,11 @@ func TestWaysToCheck(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(secure.Certificate())
 	trusts := &tls.Config{RootCAs: roots}
+	cut := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		io.WriteString(w, "half")
+	}))
+	defer cut.Close()
 	for _, c := range []struct {
 		name  string
 		check HealthCheck
@@ -60,7 +66,10 @@ func TestWaysToCheck(t *testing.T) {
 	}{
 		{"body", HealthCheck{ExpectBody: `"ready"`}, nil, plain.URL, ""},
 		{"another body", HealthCheck{ExpectBody: "green"}, nil, plain.URL, `"green" is not in`},
+		{"half a body, which has it", HealthCheck{ExpectBody: "half"}, nil, cut.URL, ""},
+		{"half a body, which has it not", HealthCheck{ExpectBody: "whole"}, nil, cut.URL, "EOF"},
 		{"TCP", HealthCheck{Probe: ProbeTCP}, nil, plain.URL, ""},
+		{"TCP, a name that is not the server's", HealthCheck{Probe: ProbeTCP}, &tls.Config{RootCAs: roots, ServerName: "other.test"}, secure.URL, "other.test"},
 		{"TCP, nobody", HealthCheck{Probe: ProbeTCP}, nil, "http://" + deadAddr(t), "refused"},
 		{"TLS", HealthCheck{Probe: ProbeTCP}, trusts, secure.URL, ""},
 		{"TLS, not trusted", HealthCheck{Probe: ProbeTCP}, nil, secure.URL, "certificate"},
@@ -76,6 +85,31 @@ func TestWaysToCheck(t *testing.T) {
 		if c.want == "" && s.State != Healthy || c.want != "" && (s.State != Unhealthy || !strings.Contains(s.LastError, c.want)) {
 			t.Errorf("%s: %+v, want %q", c.name, s, c.want)
 		}
+	}
+}
+
+// TestTCPCheckLeavesNothingBehind: its connection is closed, and the name of one
+// backend is not expected of another.
+func TestTCPCheckLeavesNothingBehind(t *testing.T) {
+	ended := make(chan error, 1)
+	addr := rawBackend(t, func(c *conn) {
+		_, err := io.Copy(io.Discard, c)
+		ended <- err
+	})
+	p := poolOf(t, PoolConfig{Backends: []BackendConfig{{URL: "http://" + addr}}, Health: &HealthCheck{Probe: ProbeTCP, Interval: time.Hour}, TLS: new(tls.Config)}, 0)
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("the connection ended with %v", err)
+		}
+	case <-time.After(15 * time.Second):
+		t.Error("the connection stays open")
+	}
+	b := &Backend{url: &url.URL{Scheme: "https", Host: addr}}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := p.checkTCP(ctx, b); err == nil || p.conf.TLS.ServerName != "" {
+		t.Errorf("%v, and the pool expects the name %q of all", err, p.conf.TLS.ServerName)
 	}
 }
 

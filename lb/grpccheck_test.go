@@ -86,6 +86,8 @@ func TestGRPCCheck(t *testing.T) {
 		{"fields of all sizes", grpcHealth{message: grpcMessage(slices.Concat(
 			[]byte{2<<3 | 1, 1 << 3, 2, 1 << 3, 2, 1 << 3, 2, 1 << 3, 2}, []byte{3<<3 | 5, 1 << 3, 2, 1 << 3, 2}, []byte{1 << 3, 1},
 			[]byte{4<<3 | 2, 2, 1 << 3, 2})...), trailer: "0"}, ""},
+		{"eight bytes", grpcHealth{message: grpcMessage(1<<3, 1, 2<<3|1, 1<<3, 2, 1<<3, 2, 1<<3, 2, 1<<3, 2), trailer: "0"}, ""},
+		{"a string of 2^64-1 bytes", grpcHealth{message: grpcMessage(1<<3, 1, 2<<3|2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1), trailer: "0"}, "malformed gRPC message"},
 		{"a field that is cut off", grpcHealth{message: grpcMessage(1<<3, 1, 2<<3|5, 1, 2, 3), trailer: "0"}, "malformed gRPC message"},
 		{"a string that is cut off", grpcHealth{message: grpcMessage(1<<3, 1, 2<<3|2, 4, 'a'), trailer: "0"}, "malformed gRPC message"},
 		{"the field 0", grpcHealth{message: grpcMessage(1<<3, 1, 0, 1), trailer: "0"}, "malformed gRPC message"},

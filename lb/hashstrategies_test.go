@@ -242,7 +242,7 @@ func goldenRing(backends []*Backend, h uint64) *Backend {
 }
 
 func TestRingHashGolden(t *testing.T) {
-	for _, weights := range [][]int{{1}, {1, 1}, {3, 2, 1}, {1_000_000, 1, 1}, slices.Repeat([]int{2}, 30)} {
+	for _, weights := range [][]int{{1}, {1, 1}, {3, 2, 1}, {3, 3, 1}, {1_000_000, 1, 1}, slices.Repeat([]int{2}, 30)} {
 		backends := backendsOf(weights...)
 		ring := newRing(backends)
 		hashes := []uint64{0, 1, math.MaxUint64, math.MaxUint64 - 1}

@@ -3,9 +3,11 @@ package lb
 import (
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -291,5 +293,103 @@ func TestHedgeQuantile(t *testing.T) {
 	}
 	if d := h.delay(); d < 20*time.Millisecond || d > 23*time.Millisecond {
 		t.Errorf("the delay is %v, want some 20 ms", d)
+	}
+}
+
+func TestHedgeMistakes(t *testing.T) {
+	for _, h := range []Hedge{{}, {Delay: -1}, {Delay: -1, Quantile: 0.5}, {Quantile: 1}, {Quantile: -0.1}, {Delay: 1, Quantile: math.NaN()}} {
+		if err := h.validate(); err == nil {
+			t.Errorf("%+v was taken", h)
+		}
+	}
+	for _, h := range []Hedge{{Delay: 1}, {Quantile: 0.999}, {Delay: 1, Quantile: 0.5}} {
+		if err := h.validate(); err != nil {
+			t.Errorf("%+v: %v", h, err)
+		}
+	}
+}
+
+// TestHedgeOnlyWhatIsSafe and has no body, and no upgrade.
+func TestHedgeOnlyWhatIsSafe(t *testing.T) {
+	for request, hedged := range map[string]bool{
+		"GET / HTTP/1.1\nHost: h\n\n": true, "HEAD / HTTP/1.1\nHost: h\n\n": true, "OPTIONS / HTTP/1.1\nHost: h\n\n": true,
+		"PUT / HTTP/1.1\nHost: h\nContent-Length: 0\n\n": false, "POST / HTTP/1.1\nHost: h\nContent-Length: 1\n\nx": false,
+		"GET / HTTP/1.1\nHost: h\nContent-Length: 1\n\nx":                      false,
+		"GET / HTTP/1.1\nHost: h\nConnection: Upgrade\nUpgrade: websocket\n\n": false,
+	} {
+		var arrived atomic.Int64
+		both := make(chan bool)
+		slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			if arrived.Add(1) == 2 {
+				close(both)
+			}
+			wait := 30 * time.Millisecond
+			if hedged {
+				wait = 20 * time.Second
+			}
+			select {
+			case <-both:
+			case <-time.After(wait):
+			}
+		})
+		r := newRig(t, PoolConfig{}, ProxyConfig{Hedge: &Hedge{Delay: time.Millisecond}}, nil, slow, slow)
+		client := dialRaw(t, r.addr)
+		client.send(request)
+		method, _, _ := strings.Cut(request, " ")
+		client.response(method)
+		if e := r.event(); e.Hedged != hedged || e.Attempts != map[bool]int{false: 1, true: 2}[hedged] {
+			t.Errorf("%q: %+v, want it hedged: %v", request, e, hedged)
+		}
+		r.settled()
+	}
+}
+
+// TestHedgeBlames: a spare that fails is to blame, and so are both if nobody
+// answers; a spare for which there is no backend costs nothing.
+func TestHedgeBlames(t *testing.T) {
+	failed := make(chan bool, 10)
+	fails := func(after time.Duration) string {
+		return rawBackend(t, func(c *conn) {
+			c.reqHead()
+			time.Sleep(after)
+			c.Close()
+			failed <- true
+		})
+	}
+	afterIt := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-failed:
+			time.Sleep(300 * time.Millisecond) // until that is known
+		case <-time.After(20 * time.Second):
+		}
+	})
+	ok := new(seen)
+	for _, c := range []struct {
+		name     string
+		backends []any
+		want     []uint64 // failures
+	}{
+		{"the spare fails", []any{afterIt, fails(0)}, []uint64{0, 1}},
+		{"both fail, and a third is asked", []any{fails(60 * time.Millisecond), fails(60 * time.Millisecond), ok}, []uint64{1, 1, 0}},
+		{"nobody else is there", []any{http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(50 * time.Millisecond) })}, []uint64{0}},
+	} {
+		r := newRig(t, PoolConfig{}, ProxyConfig{Hedge: &Hedge{Delay: 10 * time.Millisecond}}, nil, c.backends...)
+		budget := &r.server.handler.(*Proxy).budget
+		before := budget.saved.Load()
+		client := dialRaw(t, r.addr)
+		client.send("GET / HTTP/1.1\nHost: h\n\n")
+		if res, _ := client.response("GET"); res.StatusCode != 200 {
+			t.Errorf("%s: status %d", c.name, res.StatusCode)
+		}
+		r.event()
+		for i, s := range r.settled() {
+			if s.Failures != c.want[i] {
+				t.Errorf("%s: %+v, want %d failures", c.name, s, c.want[i])
+			}
+		}
+		if len(c.backends) == 1 && budget.saved.Load() != before+2*budget.earns {
+			t.Errorf("%s: the budget has %d, want %d and what the request earns", c.name, budget.saved.Load(), before)
+		}
 	}
 }

@@ -178,6 +178,73 @@ level=INFO msg="lb: backend changed" backend=b0 from=healthy to=draining
 	}
 }
 
+// TestNewsComeOneAtATime: a change that comes while the hook is told of another
+// does not wait for it, and is told of afterwards, with the circuit of its time.
+func TestNewsComeOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hold := make(chan bool)
+		var inside, most int
+		var news []string
+		p := poolOf(t, PoolConfig{
+			Outlier: &OutlierDetection{Consecutive: 1, EjectionTime: time.Minute},
+			OnStateChange: func(c StateChange) {
+				inside++
+				most = max(most, inside)
+				news = append(news, fmt.Sprint(c.Backend, " ", c.To, " ", c.Circuit))
+				if len(news) == 1 {
+					<-hold
+				}
+				inside--
+			},
+		}, 2)
+		defer p.Close()
+		go p.Drain("b0")
+		synctest.Wait()
+		Picked{backend: p.backends[1], pool: p}.Done(Outcome{Result: Failed, Err: errors.New("cause")})
+		close(hold)
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got, want := strings.Join(news, ", "), "b0 draining closed, b1 ejected open, b1 healthy half-open"; got != want || most != 1 {
+			t.Errorf("news %q, up to %d at a time, want %q", got, most, want)
+		}
+	})
+}
+
+// watchers builds a picker of its own for each tier, which counts what it hears.
+type watchers struct{ built []*balanced }
+
+func (w *watchers) Build(backends []*Backend) Picker {
+	w.built = append(w.built, &balanced{first: backends})
+	return w.built[len(w.built)-1]
+}
+
+// TestWhoeverPicksHears: the picker of the tier that the request went to, which
+// is kept while nothing changes, even if nobody is healthy.
+func TestWhoeverPicksHears(t *testing.T) {
+	w := new(watchers)
+	p := tiered(t, PoolConfig{Strategy: w}, "h h")
+	picked, err := p.Pick(PickInfo{Tried: p.backends[:1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	picked.Done(Outcome{})
+	for _, b := range w.built {
+		if want := map[*Backend]int{p.backends[1]: 1}[b.first[0]]; len(b.first) == 1 && b.done != want {
+			t.Errorf("the picker of %v heard of %d requests, want %d", b.first, b.done, want)
+		}
+	}
+	w = new(watchers)
+	p = tiered(t, PoolConfig{Strategy: w}, "u u")
+	before := len(w.built)
+	p.mu.Lock()
+	p.publish()
+	p.mu.Unlock()
+	if len(w.built) != before {
+		t.Errorf("%d pickers were built though nothing has changed", len(w.built)-before)
+	}
+}
+
 // TestMostBackends takes as many as may be.
 func TestMostBackends(t *testing.T) {
 	configs := make([]BackendConfig, maxBackends)
