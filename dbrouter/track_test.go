@@ -59,7 +59,7 @@ func TestTracking(t *testing.T) {
 	c, ca := secureCluster(t, 1)
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("TLS %v", secure), func(t *testing.T) {
-			conf := Config{Nodes: nodes(c), Consistency: PerSession, WaitLimit: time.Second}
+			conf := Config{Nodes: nodes(c), Consistency: PerSession, WaitLimit: 10 * time.Second}
 			for _, n := range conf.Nodes {
 				if secure {
 					n.Config.TLS = &tls.Config{RootCAs: ca.Pool()}
@@ -127,7 +127,9 @@ func testTracking(t *testing.T, r *Router, rec *record) {
 	if !tracked(r.nodes()[0]) {
 		t.Error("the server's reports have been lost")
 	}
-	// Many at a time: each sees its own, on the replica.
+	// Many at a time: each sees its own, on the replica, once that has done with the
+	// long statements.
+	upReplicas(t, r, 1)
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
