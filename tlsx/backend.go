@@ -43,14 +43,21 @@ func BackendTLS(b Backend) (*tls.Config, error) {
 	if err := b.validate(); err != nil {
 		return nil, err
 	}
+	sessions := newSessionCache(b)
 	c := &tls.Config{
 		ServerName: b.ServerName,
 		NextProtos: b.ALPN,
 		// Verification is verifyBackend's alone: crypto/tls can verify against
 		// fixed roots only.
 		InsecureSkipVerify: true,
-		VerifyConnection:   func(cs tls.ConnectionState) error { return verifyBackend(b, cs) },
-		ClientSessionCache: newSessionCache(b),
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			err := verifyBackend(b, cs)
+			if err == nil && !cs.DidResume {
+				sessions.show(cs.PeerCertificates[0].Raw)
+			}
+			return err
+		},
+		ClientSessionCache: sessions,
 	}
 	b.Profile.apply(c)
 	if c.NextProtos == nil {

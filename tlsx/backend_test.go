@@ -4,12 +4,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/palisade-go/palisade/internal/memnet"
 	"github.com/palisade-go/palisade/internal/testcert"
 )
 
@@ -126,6 +128,89 @@ func TestBackendRotation(t *testing.T) {
 		visit("all new", true, false)
 		visit("all new again", true, true)
 	})
+}
+
+// TestLateTicket reads the ticket of a connection after both sides have got other
+// certificates: no session resumes in which the server still has its old one, which
+// would fail as soon as the old authority is no longer trusted.
+func TestLateTicket(t *testing.T) {
+	for _, since := range []bool{false, true} { // whether there was a connection since the change
+		oldCA, newCA := testcert.NewCA(t), testcert.NewCA(t)
+		both, err := NewRoots(oldCA.Cert, newCA.Cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var serverCert, clientCert swapCert
+		issue := func(ca *testcert.CA) {
+			serverCert.Store(new(ca.Issue(testcert.Leaf{Names: []string{"web.test"}})))
+			clientCert.Store(new(ca.Issue(testcert.Leaf{CommonName: "balancer"})))
+		}
+		issue(oldCA)
+		var clientRoots swapRoots
+		clientRoots.Store(both)
+		server := newTerminator(t, Config{Certs: []CertSource{&serverCert}, Policies: []Policy{{Client: &ClientAuth{Mode: Required, Roots: both}}}}).ServerConfig()
+		client, err := BackendTLS(Backend{Roots: &clientRoots, Cert: &clientCert, ServerName: "web.test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		late := openUnread(t, server, client)
+		issue(newCA)
+		if since {
+			if r := shake(t, server, client); !r.ok() || r.client.DidResume {
+				t.Fatalf("first after the change: resumed %v: %v / %v", r.client.DidResume, r.clientErr, r.serverErr)
+			}
+		}
+		if _, err := io.ReadFull(late, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		r := shake(t, server, client)
+		if !r.ok() || r.client.DidResume != since || r.client.PeerCertificates[0].CheckSignatureFrom(newCA.Cert) != nil {
+			t.Errorf("after the late ticket: resumed %v, want %v, by the server's new certificate: %v / %v", r.client.DidResume, since, r.clientErr, r.serverErr)
+		}
+		clientRoots.Store(rootsOf(t, newCA))
+		if r := shake(t, server, client); !r.ok() {
+			t.Errorf("with the new authority alone: %v / %v", r.clientErr, r.serverErr)
+		}
+	}
+}
+
+// openUnread connects a client, which reads nothing after the handshake. The
+// server has written a byte.
+func openUnread(t *testing.T, server, client *tls.Config) *tls.Conn {
+	t.Helper()
+	ln := memnet.Listen("192.0.2.1:443")
+	t.Cleanup(func() { ln.Close() })
+	raw, err := ln.DialContext(t.Context(), "tcp", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() {
+		_, err := tls.Server(accepted, server).Write([]byte("x"))
+		served <- err
+	}()
+	conn := tls.Client(raw, client)
+	t.Cleanup(func() { conn.Close() })
+	if err := errors.Join(conn.Handshake(), <-served); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// TestShownIsBounded: of ever new certificates only the latest count.
+func TestShownIsBounded(t *testing.T) {
+	c := newSessionCache(Backend{Roots: rootsOf(t, testcert.NewCA(t))})
+	for i := range 3 * sessionsMax {
+		c.show([]byte{byte(i), byte(i >> 8)})
+		c.show([]byte{byte(i), byte(i >> 8)})
+	}
+	if n := len(c.shown); n != sessionsMax || c.shown[n-1][0] != byte(3*sessionsMax-1) {
+		t.Errorf("%d certificates, the last %v, want %d", n, c.shown[n-1], sessionsMax)
+	}
 }
 
 // TestResumedServerIsVerified is about verifyBackend alone, without the session

@@ -59,6 +59,16 @@
 // Files that change are taken over as a whole or not at all: half a file, a key
 // that does not match yet or an expired certificate never replaces what is good.
 //
+// # To replace an authority
+//
+// Without a failed handshake, the authority of both sides of mutual TLS is
+// replaced in four steps, each of which is seen everywhere, within 250 ms of the
+// rename of a file, before the next is taken: both sides trust the old and the new
+// one; the servers get leaves of the new one; the clients do; both sides trust the
+// new one alone. Clients come after servers, because a [BackendTLS] begins new
+// sessions when its own certificate changes, and a session carries the server's
+// certificate from when it began.
+//
 // # What it does not do
 //
 // Revocation lists are read from files ([CRLFile]), not fetched, and OCSP is not
