@@ -17,10 +17,13 @@ import (
 	"github.com/palisade-go/palisade/internal/testcert"
 )
 
-// program finds a foreign client, or skips the test.
+// program finds a foreign client or proxy, or skips the test.
 func program(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
+	if err != nil {
+		path, err = exec.LookPath(filepath.Join("/usr/sbin", name))
+	}
 	if err != nil {
 		if os.Getenv("PALISADE_REQUIRE_ALL") == "1" {
 			t.Fatalf("%s is not installed and nothing may be skipped", name)
