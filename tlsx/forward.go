@@ -24,14 +24,14 @@ type Forward struct {
 func (f Forward) Rewrite(pr *httputil.ProxyRequest) {
 	stripIdentity(pr.Out.Header)
 	stripIdentity(pr.Out.Trailer)
-	id, ok := PeerIdentity(pr.In)
-	if !ok {
+	certs := verifiedCerts(pr.In.TLS)
+	if certs == nil {
 		return
 	}
-	pr.Out.Header.Set("Client-Cert", encodeCert(id.Certificate.Raw))
-	if f.Chain && len(id.Chain) > 0 {
-		chain := make([]string, len(id.Chain))
-		for i, c := range id.Chain {
+	pr.Out.Header.Set("Client-Cert", encodeCert(certs[0].Raw))
+	if f.Chain && len(certs) > 1 {
+		chain := make([]string, len(certs)-1)
+		for i, c := range certs[1:] {
 			chain[i] = encodeCert(c.Raw)
 		}
 		pr.Out.Header.Set("Client-Cert-Chain", strings.Join(chain, ", "))

@@ -64,17 +64,22 @@ func IdentityFrom(ctx context.Context) (*Identity, bool) {
 // request came over: behind a proxy that is the proxy. It is false without TLS
 // and for a peer without a verified certificate.
 func PeerIdentity(r *http.Request) (*Identity, bool) {
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.VerifiedChains[0]) == 0 {
+	certs := verifiedCerts(r.TLS)
+	if certs == nil {
 		return nil, false
 	}
-	return verifiedIdentity(r.TLS), true
+	return newIdentity(certs), true
 }
 
-// verifiedIdentity takes the chain that was verified: what a peer sends along
-// need not belong to it. The root is left out, as RFC 9440, section 2.3 allows.
-func verifiedIdentity(cs *tls.ConnectionState) *Identity {
+// verifiedCerts is the peer's certificate and its intermediates, nil without a
+// verified one. It takes the chain that was verified: what a peer sends along need
+// not belong to it. The root is left out, as RFC 9440, section 2.3 allows.
+func verifiedCerts(cs *tls.ConnectionState) []*x509.Certificate {
+	if cs == nil || len(cs.VerifiedChains) == 0 || len(cs.VerifiedChains[0]) == 0 {
+		return nil
+	}
 	chain := cs.VerifiedChains[0]
-	return newIdentity(chain[:max(1, len(chain)-1)])
+	return chain[:max(1, len(chain)-1)]
 }
 
 // PeerMatcher says which certificates are the peer's that is meant. A

@@ -74,11 +74,14 @@ func (rc Receiver) identity(r *http.Request) (*Identity, error) {
 			return newIdentity([]*x509.Certificate{cert}), nil
 		}
 	}
-	id, direct := PeerIdentity(r)
-	if direct && rc.Trusted.Match(id.Certificate) {
+	certs := verifiedCerts(r.TLS)
+	switch {
+	case certs == nil:
+		return nil, nil
+	case rc.Trusted.Match(certs[0]):
 		return parseIdentity(r.Header)
 	}
-	return id, nil
+	return newIdentity(certs), nil
 }
 
 // withIdentity returns the request with the identity in its context and

@@ -394,7 +394,7 @@ func authorize(ctx context.Context, p *servedPolicy, roots *Roots, cs tls.Connec
 	if p.Client.Authorize == nil {
 		return nil
 	}
-	if err := p.Client.Authorize(ctx, verifiedIdentity(&cs)); err != nil {
+	if err := p.Client.Authorize(ctx, newIdentity(verifiedCerts(&cs))); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
 	}
 	return nil
