@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"testing"
@@ -19,7 +20,10 @@ func handshakeServer(t *testing.T, body string, change func(*tls.Config)) Handsh
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, body) })}
+	srv := &http.Server{
+		Handler:  http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, body) }),
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
 	go srv.Serve(tls.NewListener(ln, conf))
 	t.Cleanup(func() { srv.Close() })
 	return Handshakes{
@@ -58,7 +62,9 @@ func TestHandshakesRefused(t *testing.T) {
 	if err := h.Try(); err == nil {
 		t.Error("a server without the key exchange was taken")
 	}
-	if err := h.Closed().Stop(); err == nil {
+	l := h.Closed()
+	l.all.Wait() // it ends by itself
+	if l.Stop() == nil {
 		t.Error("a load that failed has no error")
 	}
 }
