@@ -97,8 +97,10 @@ type door struct {
 // TestForgeries sends at least 100,000 forged fields over HTTP/1.1 and HTTP/2,
 // to the proxy and past it, as somebody and as nobody: none is believed or
 // arrives, and nobody's own identity is lost.
-func TestForgeries(t *testing.T) {
-	const attempts, patience = 100_000, 3 * time.Minute
+func TestForgeries(t *testing.T) { forge(t, 100_000, 3*time.Minute) }
+
+// forge sends so many forged fields, and fails if that takes longer than patience.
+func forge(t *testing.T, attempts int64, patience time.Duration) {
 	s := newStack(t, Forward{Chain: true}, false)
 	alice := s.clientCA.Issue(testcert.Leaf{CommonName: "alice"})
 	web2 := s.innerCA.Issue(testcert.Leaf{CommonName: "web2", URIs: []string{"spiffe://test/web2"}})
