@@ -206,6 +206,28 @@ func TestProxyHeaderAppend(t *testing.T) {
 	}
 }
 
+// TestProxyTLSMarshal: the field for TLS is the same by itself as in a header.
+func TestProxyTLSMarshal(t *testing.T) {
+	tls := &ProxyTLS{Active: true, CertSession: true, Verify: 7, Version: "TLSv1.3", CommonName: "alice", ClientCert: []byte{1, 2}, Extra: []ProxyTLV{{0x99, []byte("x")}}}
+	value, err := tls.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	header, err := (&ProxyHeader{TLS: tls}).Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := append([]byte{tlvTLS, 0, byte(len(value))}, value...); !strings.Contains(string(header), string(want)) {
+		t.Errorf("the header %x does not have %x", header, want)
+	}
+	if again, err := parseProxyTLS(value); err != nil || !reflect.DeepEqual(again, tls) {
+		t.Errorf("%+v, %v, want %+v", again, err, tls)
+	}
+	if _, err := (&ProxyTLS{ClientCert: make([]byte, 1<<16)}).MarshalBinary(); err == nil {
+		t.Error("a field was written that is too long")
+	}
+}
+
 // FuzzProxyHeader: what is taken can be written, and is the same when it is read
 // again; what is not whole is never taken; and reading it in pieces gives the same.
 func FuzzProxyHeader(f *testing.F) {

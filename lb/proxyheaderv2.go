@@ -313,6 +313,11 @@ func (h *ProxyHeader) appendAddresses(dst []byte) []byte {
 	return binary.BigEndian.AppendUint16(dst, h.Destination.Port())
 }
 
+// MarshalBinary returns the value of the field for TLS (PP2_TYPE_SSL, section
+// 2.2.6), for others who read it, such as a tlsx.Receiver. It fails as
+// [ProxyHeader.Append] does.
+func (t *ProxyTLS) MarshalBinary() ([]byte, error) { return t.append(nil) }
+
 func (t *ProxyTLS) append(dst []byte) ([]byte, error) {
 	var flags byte
 	if t.Active {
