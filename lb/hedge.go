@@ -247,19 +247,20 @@ func (r *race) join(res *http.Response, err error) (*http.Response, error) {
 		r.retire()
 		return res, nil
 	}
+	failed := err != nil && !r.won // by itself, and not because the spare has won
 	r.mu.Unlock()
 	<-r.done // which the end of the request's context, or of the time, hastens
 	if r.spare == nil {
 		return res, err
 	}
-	if r.won {
+	if failed {
+		v := x.judge(r.main, err)
+		x.settle(v.result, 0, v.err)
+	} else {
 		if err == nil {
 			res.Body.Close()
 		}
 		x.settle(Canceled, 0, errHedged)
-	} else {
-		v := x.judge(r.main, err)
-		x.settle(v.result, 0, v.err)
 	}
 	r.count()
 	x.current, x.event.Backend = r.spare, r.spare.picked.Backend().ID()

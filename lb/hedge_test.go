@@ -371,6 +371,7 @@ func TestHedgeBlames(t *testing.T) {
 		want     []uint64 // failures
 	}{
 		{"the spare fails", []any{afterIt, fails(0)}, []uint64{0, 1}},
+		{"the first fails by itself, and then the spare answers", []any{fails(60 * time.Millisecond), afterIt}, []uint64{1, 0}},
 		{"both fail, and a third is asked", []any{fails(60 * time.Millisecond), fails(60 * time.Millisecond), ok}, []uint64{1, 1, 0}},
 		{"nobody else is there", []any{http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(50 * time.Millisecond) })}, []uint64{0}},
 	} {
