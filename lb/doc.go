@@ -115,9 +115,10 @@
 // Nor does it under a ResponseWriter that has, beside Unwrap, a method PassesHeader
 // without arguments: by that it says that it never looks at the header.
 //
-// Requests wait for no lock, but for that of a WeightedRoundRobin whose order takes
-// thousands of requests to come round. What changes, such as health, is published
-// as a snapshot.
+// No pick waits for a lock, but for that of a WeightedRoundRobin whose order takes
+// thousands of requests to come round; the end of a request takes one for some
+// nanoseconds if it brings HotColdLexicographic a report. What changes, such as
+// health, is published as a snapshot.
 //
 // # Limits
 //
