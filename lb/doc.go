@@ -122,7 +122,8 @@
 //
 // # Limits
 //
-// [Server] leaves HTTP/2 to net/http. It refuses what net/http's server takes if
+// [Server] leaves HTTP/2, CONNECT and heads that are too large to net/http, the last
+// two with the end of their connection. It refuses what net/http's server takes if
 // its end or meaning is not certain: lines without CR, fields that go on in the
 // next line, Transfer-Encoding beside Content-Length or in HTTP/1.0, lengths that
 // are given twice, versions other than 1.0 and 1.1, more than 1,000 fields. It

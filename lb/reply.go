@@ -2,7 +2,6 @@ package lb
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -384,11 +383,7 @@ func (w *reply) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		early = append(early, c.watch.first[0])
 	}
 	early = append(early, c.reader.Next()...)
-	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), c.nc), max(4096, len(early)))
-	if len(early) > 0 {
-		r.Peek(len(early)) // so that they are Buffered
-	}
-	return c.nc, bufio.NewReadWriter(r, bufio.NewWriter(c.nc)), nil
+	return c.nc, takenOver(c.nc, early), nil
 }
 
 // sayContinue tells a client that waits for it to send its body (RFC 9110,

@@ -29,8 +29,10 @@ const (
 // request, its header and context, and the ResponseWriter are made anew for each
 // request.
 //
-// HTTP/2 is left to an http.Server inside, with the same Handler. What handlers
-// find under [http.ServerContextKey] is that one.
+// What it does not speak is left to http.Servers inside, with the same Handler and
+// the bytes that have come: HTTP/2, a CONNECT, which may become a tunnel, and a head
+// beyond MaxHeaderBytes, to be refused. The last two end their connection. What
+// handlers find under [http.ServerContextKey] is the one for HTTP/2.
 type Server struct {
 	// Handler answers the requests. Nil answers 404 to all. OPTIONS * is for it,
 	// too.
@@ -51,7 +53,8 @@ type Server struct {
 	// MinBodyRate is how many bytes of a request's body must come in a second, on
 	// average over the time in which the handler waits for them, after a grace of
 	// 5 s. A client that is slower gets no more than the error that its body could
-	// not be read. 0 means none. It is not applied to HTTP/2.
+	// not be read. 0 means none. It is applied
+	// neither to HTTP/2 nor to CONNECT.
 	MinBodyRate int
 	// MaxHeaderBytes bounds a head. 0 means 1 MiB.
 	MaxHeaderBytes int
@@ -80,8 +83,8 @@ type Server struct {
 	ConnContext func(context.Context, net.Conn) context.Context
 
 	once        sync.Once // makes what follows
-	http        *http.Server
-	handedOver  *handover
+	http1       *handover // for a CONNECT or a head that is too large
+	http2       *handover
 	done        chan struct{} // closed by Shutdown and Close
 	slots       chan struct{} // one for each connection, nil if there is no bound
 	ending      atomic.Bool
@@ -107,8 +110,7 @@ func (s *Server) start() {
 		s.listeners = make(map[net.Listener]struct{})
 		s.conns = make(map[*serverConn]struct{})
 		s.clients = make(map[clientKey]int)
-		s.handedOver = newHandover()
-		s.http = s.inner()
+		s.http1, s.http2 = newHandover(s.innerHTTP1()), newHandover(s.innerHTTP2())
 	})
 }
 
@@ -166,7 +168,7 @@ func (s *Server) Serve(l net.Listener) error {
 			panic("lb: Server.BaseContext returned nil")
 		}
 	}
-	base = context.WithValue(base, http.ServerContextKey, s.http)
+	base = context.WithValue(base, http.ServerContextKey, s.http2.server)
 	var pause time.Duration
 	for {
 		if !s.takeSlot() {

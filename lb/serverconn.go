@@ -39,6 +39,9 @@ type serverConn struct {
 	accepted time.Time
 	state    atomic.Int32 // an http.ConnState
 	hijacked bool
+	handed   []byte // a request for the server inside, as it came
+	// The hook has been told that a connection is active that was handed over.
+	toldActive bool
 
 	// The handler has set a deadline for writing.
 	writeDeadline bool
@@ -109,7 +112,7 @@ func (c *serverConn) serve() {
 	}
 	if c.tls != nil && c.tls.NegotiatedProtocol == "h2" {
 		c.state.CompareAndSwap(int32(http.StateNew), int32(http.StateActive))
-		handedOver = c.handOver(nil)
+		handedOver = c.handOver(c.server.http2, nil)
 		return
 	}
 	ctx, cancel := context.WithCancel(context.WithValue(c.ctx, http.LocalAddrContextKey, c.nc.LocalAddr()))
@@ -121,17 +124,23 @@ func (c *serverConn) serve() {
 	}
 	if c.speaksHTTP2() {
 		cancel()
-		c.setState(http.StateNew, http.StateActive)
-		handedOver = c.handOver(bytes.Clone(c.reader.Next()))
+		c.state.CompareAndSwap(int32(http.StateNew), int32(http.StateActive))
+		handedOver = c.handOver(c.server.http2, bytes.Clone(c.reader.Next()))
 		c.reader.Release()
 		return
 	}
 	defer cancel()
+	base := c.ctx
 	c.ctx = ctx
 	for before := http.StateNew; c.setState(before, http.StateActive) && c.serveRequest(); before = http.StateIdle {
 		if !c.turn() {
 			return
 		}
+	}
+	if c.handed != nil {
+		c.ctx, c.toldActive = base, true
+		c.reader.Release()
+		handedOver = c.handOver(c.server.http1, c.handed)
 	}
 }
 

@@ -18,6 +18,7 @@ const chunkedPost = "POST /p HOST\nTransfer-Encoding: chunked\n"
 
 const (
 	optionsDiffer  = "OPTIONS * is for the handler, which may be a gateway's, as with DisableGeneralOptionsHandler"
+	connectDiffers = "a CONNECT that makes no tunnel ends the connection"
 	maxBytesDiffer = "MaxBytesReader can tell net/http's own ResponseWriter alone; a body of which more is left than is worth reading ends the connection all the same"
 )
 
@@ -136,8 +137,12 @@ var requestCases = []wireCase{
 	{name: "strip prefix", send: "GET /p/a%2fb HOST\n\n", handler: http.StripPrefix("/p", http.HandlerFunc(dump)).ServeHTTP, want: "/a%2fb"},
 	{name: "timeout handler, in time", send: get, handler: http.TimeoutHandler(http.HandlerFunc(hello), time.Minute, "late").ServeHTTP, want: "hello"},
 	{name: "timeout handler, late", send: get, handler: http.TimeoutHandler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), time.Millisecond, "late").ServeHTTP, want: "503 Service Unavailable"},
-	{name: "CONNECT", send: "CONNECT h:1 HOST\n\n", handler: dump, want: `CONNECT`},
-	{name: "CONNECT a path", send: "CONNECT /x HOST\n\n", handler: dump, want: `CONNECT`},
+	{name: "CONNECT", send: "CONNECT h:1 HOST\n\n", handler: dump, want: `body "last"`,
+		differs: connectDiffers, palisade: `CONNECT`},
+	{name: "CONNECT, the last request", send: "CONNECT h:1 HOST\nConnection: close\n\n", handler: dump, want: `CONNECT`},
+	{name: "CONNECT a path", send: "CONNECT /x HOST\nConnection: close\n\n", handler: dump, want: `CONNECT`},
+	{name: "CONNECT with a body", send: "CONNECT h:1 HOST\nConnection: close\nContent-Length: 3\n\nabc", handler: dump, want: `body \"abc\"`},
+	{name: "CONNECT that panics", send: "CONNECT h:1 HOST\n\n", handler: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: "END"},
 }
 
 func multipartPost() string {

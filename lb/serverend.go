@@ -38,7 +38,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	innerErr := make(chan error, 1)
-	go func() { innerErr <- s.http.Shutdown(ctx) }()
+	go func() { innerErr <- s.http2.server.Shutdown(ctx) }()
 	pause := time.Millisecond
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -52,7 +52,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			timer.Reset(pause)
 		}
 	}
-	return errors.Join(err, <-innerErr)
+	// Until now a request may have been handed over.
+	return errors.Join(err, <-innerErr, s.http1.server.Shutdown(ctx))
 }
 
 // Close ends the server at once, with all connections but those that were
@@ -65,7 +66,7 @@ func (s *Server) Close() error {
 		c.kill()
 	}
 	s.mu.Unlock()
-	return errors.Join(err, s.http.Close())
+	return errors.Join(err, s.http1.server.Close(), s.http2.server.Close())
 }
 
 // end closes the listeners.

@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -24,7 +25,12 @@ func (c *serverConn) serveRequest() (again bool) {
 	w := &reply{conn: c}
 	w.ctx.Context, w.ctx.conn, w.ctx.began = c.ctx, c, now
 	w.req = new(http.Request).WithContext(&w.ctx)
-	if err := c.reader.ReadRequest(w.req, &w.body.src, s.headBytes()); err != nil {
+	err := c.reader.ReadRequest(w.req, &w.body.src, s.headBytes())
+	if errors.Is(err, http1.ErrTooLarge) || err == nil && w.req.Method == http.MethodConnect {
+		c.handed = bytes.Clone(c.reader.Replay())
+		return false
+	}
+	if err != nil {
 		c.refuse(err)
 		return false
 	}
@@ -180,7 +186,7 @@ func (w *reply) giveBack() {
 // refuse answers a head that will not do.
 func (c *serverConn) refuse(err error) {
 	switch {
-	case errors.Is(err, http1.ErrTooLarge):
+	case errors.Is(err, http1.ErrTooManyFields):
 		c.refuseStatus(http.StatusRequestHeaderFieldsTooLarge)
 	case errors.Is(err, http1.ErrVersion):
 		c.refuseStatus(http.StatusHTTPVersionNotSupported)

@@ -39,7 +39,7 @@ func cutField(text string, isResponse bool) (f Field, rest string, err error) {
 // header.
 func fields(h http.Header, text string, lines int) error {
 	if lines > maxFields {
-		return ErrTooLarge
+		return ErrTooManyFields
 	}
 	values := make([]string, lines) // one array for all
 	for text != "" {

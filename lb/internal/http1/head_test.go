@@ -164,7 +164,7 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	many := "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", maxFields+1) + "\r\n"
-	if _, err := NewReader(strings.NewReader(many)).newResponse("GET", 1<<20); err != ErrTooLarge {
+	if _, err := NewReader(strings.NewReader(many)).newResponse("GET", 1<<20); err != ErrTooManyFields {
 		t.Errorf("%d fields: %v", maxFields+1, err)
 	}
 }

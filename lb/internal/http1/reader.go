@@ -18,6 +18,7 @@ type Reader struct {
 	home *[bufferSize]byte // of the pool
 	buf  []byte            // home, or larger while a head is
 	r, w int               // buf[r:w] has been received and not been read
+	head int               // where the section that was read last begins in buf
 
 	// The last read found less than there was room for: no more had come.
 	drained bool
@@ -39,7 +40,7 @@ func (r *Reader) Release() {
 	if r.home != nil {
 		buffers.Put(r.home)
 	}
-	r.home, r.buf, r.r, r.w = nil, nil, 0, 0
+	r.home, r.buf, r.head, r.r, r.w = nil, nil, 0, 0, 0
 }
 
 // Room is where the caller may put what it received itself, a buffer at least if
@@ -61,6 +62,10 @@ func (r *Reader) Took(n int) {
 
 // Next returns what is buffered, which is valid until the next call.
 func (r *Reader) Next() []byte { return r.buf[r.r:r.w] }
+
+// Replay returns what has been received from the beginning of the head that
+// ReadRequest has just taken, or found too large. It is valid until the next call.
+func (r *Reader) Replay() []byte { return r.buf[r.head:r.w] }
 
 // Buffered is how many bytes have been received and not been read.
 func (r *Reader) Buffered() int { return r.w - r.r }
@@ -128,6 +133,7 @@ func (r *Reader) section(limit int) (text string, lines int, err error) {
 			if end-begin < 2 || r.buf[r.r+end-2] != '\r' {
 				return "", 0, malformed("a line ends without CR")
 			}
+			r.head = r.r
 			if end > limit {
 				return "", 0, ErrTooLarge
 			}
@@ -140,6 +146,7 @@ func (r *Reader) section(limit int) (text string, lines int, err error) {
 			begin, at = end, end
 		}
 		if at = r.Buffered(); at > limit {
+			r.head = r.r
 			return "", 0, ErrTooLarge
 		}
 		if r.w == len(r.buf) && r.r == 0 && at > 0 {

@@ -96,7 +96,7 @@ func (r *Reader) ReadHead(method string, limit int) (*Response, error) {
 		return nil, malformed("no status line")
 	}
 	if lines-1 > maxFields {
-		return nil, ErrTooLarge
+		return nil, ErrTooManyFields
 	}
 	res := responses.Get().(*Response)
 	if err = res.parse(status, text); err == nil {

@@ -13,6 +13,9 @@ var ErrMalformed = errors.New("http1: malformed message")
 // ErrTooLarge is what is wrong with a head or trailer beyond its limit.
 var ErrTooLarge = errors.New("http1: head too large")
 
+// ErrTooManyFields is what is wrong with a head or trailer of more than maxFields.
+var ErrTooManyFields = errors.New("http1: too many fields")
+
 // malformed is an ErrMalformed with its reason.
 type malformed string
 
