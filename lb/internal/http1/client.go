@@ -207,7 +207,7 @@ func (c *conn) exchange(m *Message, on Observer) (res *Response, stale bool, err
 
 // respond binds the response to its connection.
 func (c *conn) respond(m *Message, res *Response) {
-	res.TLS, c.settled = c.tls, res.Body == &res.body && c.tls == nil
+	res.TLS, c.settled = c.tls, res.Body == &res.body
 	switch res.Close = res.Close || m.Close; {
 	case res.Status == http.StatusSwitchingProtocols:
 		res.Body = c.upgrade()
@@ -273,7 +273,8 @@ func (c *conn) handshake(ctx context.Context, host string) error {
 		defer cancel()
 		ctx = bounded
 	}
-	secure := tls.Client(c.raw, conf)
+	c.records = &records{Conn: c.raw}
+	secure := tls.Client(c.records, conf)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return err
 	}
@@ -281,7 +282,10 @@ func (c *conn) handshake(ctx context.Context, host string) error {
 	if p := state.NegotiatedProtocol; p != "" && p != "http/1.1" {
 		return fmt.Errorf("http1: the backend speaks %q", p)
 	}
-	c.nc, c.tls, c.turn = secure, &state, nil
+	c.nc, c.tls = secure, &state
+	if c.turn != nil {
+		c.turn.secure = secure
+	}
 	return nil
 }
 

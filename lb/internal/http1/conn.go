@@ -18,15 +18,16 @@ const watchAfter = 10 * time.Millisecond
 // conn is a connection to a backend. One exchange at a time has it, in one
 // goroutine, but for an upload's.
 type conn struct {
-	client *Client
-	nc     net.Conn // what is read and written
-	raw    net.Conn // below TLS
-	tls    *tls.ConnectionState
-	probe  *probe      // nil if the connection cannot be looked at
-	turn   *turnaround // nil if it takes an ordinary write and read
-	reader *Reader
-	reused bool
-	idled  time.Time // when it fell idle
+	client  *Client
+	nc      net.Conn // what is read and written
+	raw     net.Conn // below TLS
+	tls     *tls.ConnectionState
+	records *records    // between raw and nc, nil without TLS
+	probe   *probe      // nil if the connection cannot be looked at
+	turn    *turnaround // nil if it takes an ordinary write and read
+	reader  *Reader
+	reused  bool
+	idled   time.Time // when it fell idle
 
 	deadline time.Time // for reading, in nc; zero for none
 	settled  bool      // the last response had a body, and nothing had come behind it
@@ -152,7 +153,7 @@ func (c *conn) sendBodiless(head []byte) (n int, err error) {
 	}
 	switch {
 	case err == nil && n == len(head):
-		c.answered = true
+		c.answered = c.tls == nil // TLS has only seen that there is something
 	case n < len(head):
 		m, err := c.send(head[n:])
 		return n + m, err
@@ -170,8 +171,10 @@ func (c *conn) finish(again bool) {
 		c.watching = nil
 	}
 	// Bytes that nobody asked for are no answer to the next request.
-	again = again && c.reader.Buffered() == 0
-	c.settled = c.settled && c.reader.drained
+	again = again && c.reader.Buffered() == 0 && !c.hasMore()
+	if c.settled = c.settled && c.reader.drained; c.records != nil {
+		c.settled = c.settled && c.records.drained
+	}
 	c.reader.Release()
 	c.ctx = nil
 	if c.up != nil && again {
@@ -186,6 +189,23 @@ func (c *conn) finish(again bool) {
 		return
 	}
 	c.abort()
+}
+
+// hasMore says whether TLS has bytes that were received and not been read.
+func (c *conn) hasMore() bool {
+	if c.records == nil {
+		return false
+	}
+	if !c.reader.drained {
+		// The last read ended where its room did, perhaps within a record.
+		c.records.shut = true
+		n, _ := c.nc.Read(make([]byte, 1))
+		c.records.shut = false
+		if n > 0 {
+			return true
+		}
+	}
+	return !c.records.empty()
 }
 
 // tunnel is the body of a response with the status 101: the connection.

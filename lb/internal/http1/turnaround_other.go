@@ -5,7 +5,7 @@ package http1
 import "net"
 
 // turnaround is for systems whose poller lets one look out before a write.
-type turnaround struct{}
+type turnaround struct{ secure net.Conn }
 
 func newTurnaround(net.Conn) *turnaround { return nil }
 

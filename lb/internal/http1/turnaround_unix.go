@@ -14,6 +14,7 @@ import (
 // comes before cannot be the answer.
 type turnaround struct {
 	raw    syscall.RawConn
+	secure net.Conn              // TLS over raw, nil without
 	step   func(fd uintptr) bool // made once, so that it allocates nothing
 	reader *Reader
 	head   []byte
@@ -39,6 +40,9 @@ func newTurnaround(c net.Conn) *turnaround {
 
 // take says whether it is done.
 func (t *turnaround) take(fd uintptr) bool {
+	if t.secure != nil {
+		return t.takeSecure()
+	}
 	for !t.begun {
 		n, err := syscall.Write(int(fd), t.head)
 		if err == syscall.EINTR {
@@ -63,6 +67,16 @@ func (t *turnaround) take(fd uintptr) bool {
 		}
 		return true
 	}
+}
+
+// takeSecure is take for TLS, which reads by itself once there is something.
+func (t *turnaround) takeSecure() bool {
+	if t.begun {
+		return true
+	}
+	t.begun = true
+	t.wrote, t.err = t.secure.Write(t.head)
+	return t.err != nil
 }
 
 // run returns how much of the head was written. The error is one of waiting, or of
