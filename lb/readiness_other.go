@@ -4,14 +4,19 @@ package lb
 
 import (
 	"net"
+	"time"
 
 	"github.com/palisade-go/palisade/lb/internal/http1"
 )
 
 // readiness is for systems that tell when a connection can be read.
-type readiness struct{ atOnce bool }
+type readiness struct{ waited bool }
 
 func newReadiness(net.Conn, func() bool) *readiness { return nil }
+
+func (*readiness) reads() bool { return false }
+
+func (*readiness) foundAtOnce(time.Time) bool { return false }
 
 func (*readiness) read(*http1.Reader) error { return nil }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/palisade-go/palisade/lb/internal/http1"
 )
@@ -15,6 +16,7 @@ import (
 // only when there is something to read.
 type readiness struct {
 	raw    syscall.RawConn
+	over   net.Conn              // what is over the kernel's connection, such as TLS; nil if nothing
 	try    func(fd uintptr) bool // made once, so that a read allocates nothing
 	reader *http1.Reader
 	err    error
@@ -23,25 +25,37 @@ type readiness struct {
 	turn  func(fd uintptr) bool // likewise
 	out   []byte
 	wrote int
-	begun bool        // as much of out has been written as the kernel took
-	sent  func() bool // is told when all of it has been, and says whether to go on
+	begun bool // as much of out has been written as the kernel took
+	// There is something to read from over.
+	waited bool
+	sent   func() bool // is told when all of it has been, and says whether to go on
 }
 
-// newReadiness returns nil if the connection is none of the kernel's own.
+// newReadiness returns nil if there is no connection of the kernel's, or none below.
 func newReadiness(nc net.Conn, sent func() bool) *readiness {
-	switch nc.(type) {
-	case *net.TCPConn, *net.UnixConn:
-	default:
-		return nil
-	}
-	raw, err := nc.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return nil
-	}
-	r := &readiness{raw: raw, sent: sent}
+	r := &readiness{sent: sent}
 	r.try, r.turn = r.receive, r.sendFirst
-	return r
+	for below := nc; ; {
+		switch c := below.(type) {
+		case *net.TCPConn, *net.UnixConn:
+			raw, err := c.(syscall.Conn).SyscallConn()
+			if err != nil {
+				return nil
+			}
+			r.raw = raw
+			return r
+		case interface{ NetConn() net.Conn }:
+			r.over, r.turn = nc, r.sendOver
+			below = c.NetConn()
+		default:
+			return nil
+		}
+	}
 }
+
+// reads says whether it can read by itself. What is over the connection may have
+// something that the kernel has not any more.
+func (r *readiness) reads() bool { return r != nil && r.over == nil }
 
 // receive says whether it is done.
 func (r *readiness) receive(fd uintptr) bool {
@@ -89,12 +103,32 @@ func (r *readiness) sendFirst(fd uintptr) bool {
 	return r.wrote < len(r.out) || !r.sent()
 }
 
+// sendOver is sendFirst through what is over the connection, which is read from
+// afterwards.
+func (r *readiness) sendOver(uintptr) bool {
+	if r.waited = r.begun; r.waited {
+		return true
+	}
+	r.begun = true
+	r.wrote, r.err = r.over.Write(r.out)
+	return r.err != nil || r.wrote < len(r.out) || !r.sent()
+}
+
+// foundAtOnce says whether a read that began then has found bytes that were there
+// already.
+func (r *readiness) foundAtOnce(began time.Time) bool {
+	if r.over != nil {
+		return time.Since(began) < atOnce
+	}
+	return r.atOnce
+}
+
 // sendAndRead writes out, and waits then for what has not come before, as if there
-// could be nothing yet. It says how much it has written; if that is not all, it has
+// could be nothing yet; unless it reads, only until there is something. It says how much it has written; if that is not all, it has
 // not waited, and an ordinary write must go on, and will find the error.
 func (r *readiness) sendAndRead(out []byte, reader *http1.Reader) (wrote int, err error) {
 	reader.Release()
-	r.reader, r.err, r.out, r.wrote, r.begun = reader, nil, out, 0, false
+	r.reader, r.err, r.out, r.wrote, r.begun, r.waited = reader, nil, out, 0, false, false
 	err = r.raw.Read(r.turn)
 	r.out = nil
 	if err == nil {

@@ -212,7 +212,7 @@ func (c *serverConn) fill() error {
 	if c.reader.Buffered() > 0 {
 		return nil
 	}
-	if c.ready != nil && !c.watch.ahead {
+	if c.ready.reads() && !c.watch.ahead {
 		return c.retry(func() error { return c.ready.read(c.reader) })
 	}
 	c.reader.Release()

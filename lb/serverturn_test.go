@@ -1,6 +1,9 @@
 package lb
 
 import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -35,6 +38,56 @@ func TestServerOverlooksNothing(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestServersOverlookNothing: so is one that TLS has taken from the kernel together
+// with the one before, in a record of its own.
+func TestServersOverlookNothing(t *testing.T) {
+	matrix(t, func(t *testing.T, m mode) {
+		s := m.serve(t, frontConf{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })})
+		below := &gathered{Conn: s.open()}
+		c := &conn{t, below, bufio.NewReader(below)}
+		if m.tls {
+			c.Conn = tls.Client(below, s.roots)
+			c.r.Reset(c.Conn)
+		}
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		for range 5 {
+			c.send("GET /alone HTTP/1.1\nHost: h\n\n")
+			if _, body := c.response("GET"); body != "/alone" {
+				t.Fatalf("%q", body)
+			}
+			below.hold = true
+			c.send("GET /first HTTP/1.1\nHost: h\n\n")
+			c.send("GET /second HTTP/1.1\nHost: h\n\n")
+			below.flush()
+			for _, want := range []string{"/first", "/second"} {
+				if _, body := c.response("GET"); body != want {
+					t.Fatalf("%q, want %q", body, want)
+				}
+			}
+		}
+	})
+}
+
+// gathered holds back what is written until flush, so that it comes at once.
+type gathered struct {
+	net.Conn
+	hold bool
+	out  bytes.Buffer
+}
+
+func (g *gathered) Write(p []byte) (int, error) {
+	if g.hold {
+		return g.out.Write(p)
+	}
+	return g.Conn.Write(p)
+}
+
+func (g *gathered) flush() {
+	g.hold = false
+	g.Conn.Write(g.out.Bytes())
+	g.out.Reset()
 }
 
 // TestServerNoticesEarlyEnd: a client that says while it waits that it will send no
