@@ -183,6 +183,7 @@ func (a *attempt) roundTripOther(t transport) (*http.Response, error) {
 	out.URL = withHost(x.out.URL, a.picked.Backend().url)
 	if x.body != nil {
 		a.openBody(out)
+		a.body.apart = newApartRead()
 	}
 	return t.RoundTrip(out)
 }

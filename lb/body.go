@@ -70,7 +70,8 @@ type attemptBody struct {
 	timer   *headTimer
 	trailer http.Header // of the attempt's request, filled at the end
 	closed  atomic.Bool
-	offset  int // of the next byte, in what is kept
+	offset  int        // of the next byte, in what is kept
+	apart   *apartRead // nil if Close need not end a Read
 }
 
 // Read is called by the transport, in its own goroutine.
@@ -78,6 +79,13 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	if a.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
+	if a.apart != nil {
+		return a.readApart(p)
+	}
+	return a.read(p)
+}
+
+func (a *attemptBody) read(p []byte) (int, error) {
 	if a.expects {
 		if err := a.awaitContinue(); err != nil {
 			return 0, err
@@ -157,7 +165,51 @@ func (a *attemptBody) finishTrailer() {
 // Close implements io.Closer.
 func (a *attemptBody) Close() error {
 	a.closed.Store(true)
+	if a.apart != nil {
+		a.apart.closeOnce.Do(func() { close(a.apart.closed) })
+	}
 	return nil
+}
+
+// apartRead is a read in a goroutine of its own, which ends when the client has
+// sent something or the server closes the body. net/http's transport of HTTP/2
+// must not have to wait for that: it tells nobody that the backend has gone, or
+// has reset the stream, before a Read that it is in has returned, which it wants
+// Close to bring about; and no server's body can be closed while it is read.
+type apartRead struct {
+	closeOnce sync.Once
+	closed    chan struct{}
+	done      chan struct{} // has an element when the rest is to be had
+	buf       []byte
+	n         int
+	err       error
+}
+
+// apartMost is as much as the transport asks for of a body of unknown length.
+const apartMost = 16 << 10
+
+func newApartRead() *apartRead {
+	return &apartRead{closed: make(chan struct{}), done: make(chan struct{}, 1)}
+}
+
+// readApart returns when there is something or the attempt's view is closed.
+// Then there is no other Read, so that the goroutine may go on with r.
+func (a *attemptBody) readApart(p []byte) (int, error) {
+	r := a.apart
+	if len(r.buf) < min(len(p), apartMost) {
+		r.buf = make([]byte, min(len(p), apartMost))
+	}
+	part := r.buf[:min(len(p), len(r.buf))]
+	go func() {
+		r.n, r.err = a.read(part)
+		r.done <- struct{}{}
+	}()
+	select {
+	case <-r.done:
+		return copy(p, part[:r.n]), r.err
+	case <-r.closed:
+		return 0, http.ErrBodyReadAfterClose
+	}
 }
 
 // clientStatus is the status for a body that could not be read.

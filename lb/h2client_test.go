@@ -449,3 +449,69 @@ func TestGRPC(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 }
+
+// TestHTTP2BackendDiesWhileTheClientSends: that the backend has gone, or has reset
+// the stream, is told to a client which has not ended its body and sends nothing,
+// whatever it speaks, and to no other request's account.
+func TestHTTP2BackendDiesWhileTheClientSends(t *testing.T) {
+	goOn, arrived := make(chan bool), make(chan bool)
+	backend := newH2CServer(t, 100, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.ReadFull(r.Body, make([]byte, 5))
+		if strings.HasPrefix(r.URL.Path, "/answered") {
+			io.WriteString(w, "begun")
+			http.NewResponseController(w).Flush()
+			<-goOn
+		}
+		if strings.HasSuffix(r.URL.Path, "/conn") {
+			arrived <- true
+			<-r.Context().Done()
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	r := newRig(t, PoolConfig{Backends: []BackendConfig{{ID: "h2c", URL: backend.url()}}}, ProxyConfig{}, nil)
+	front := newH2CServer(t, 100, r.server.handler)
+	for version, url := range map[string]string{"HTTP/1": r.server.URL, "HTTP/2": front.URL} {
+		for _, path := range []string{"/silent/stream", "/silent/conn", "/answered/stream", "/answered/conn"} {
+			tr := &http.Transport{Protocols: new(http.Protocols)}
+			tr.Protocols.SetHTTP1(version == "HTTP/1")
+			tr.Protocols.SetUnencryptedHTTP2(version == "HTTP/2")
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			in, out := io.Pipe()
+			req, _ := http.NewRequestWithContext(ctx, "POST", url+path, in)
+			go out.Write([]byte("hello"))
+			var wg sync.WaitGroup
+			if strings.HasSuffix(path, "/conn") {
+				wg.Go(func() { <-arrived; backend.CloseClientConnections() })
+			}
+			res, err := tr.RoundTrip(req)
+			if err != nil {
+				t.Fatalf("%s %s: %v", version, path, err)
+			}
+			if strings.HasPrefix(path, "/answered") {
+				if res.StatusCode != 200 {
+					t.Fatalf("%s %s: status %d, want 200", version, path, res.StatusCode)
+				}
+				if _, err := io.ReadFull(res.Body, make([]byte, 5)); err != nil {
+					t.Errorf("%s %s: the beginning: %v", version, path, err)
+				}
+				goOn <- true
+				if rest, err := io.ReadAll(res.Body); len(rest) > 0 || err == nil || ctx.Err() != nil {
+					t.Errorf("%s %s: then the client got %q, %v, want a response that breaks off", version, path, rest, err)
+				}
+			} else if res.StatusCode != 502 {
+				t.Errorf("%s %s: status %d, want 502", version, path, res.StatusCode)
+			}
+			if e := r.event(); e.Err == nil || e.Status == StatusClientClosed {
+				t.Errorf("%s %s: event %+v", version, path, e)
+			}
+			out.Close()
+			res.Body.Close()
+			tr.CloseIdleConnections()
+			cancel()
+			wg.Wait()
+		}
+	}
+	if s := r.pool.Status()[0]; s.Failures != 8 || s.InFlight != 0 {
+		t.Errorf("status %+v, want the 8 failures", s)
+	}
+}

@@ -25,6 +25,7 @@ var behindServer = map[string]func(*testing.T){
 	"TestDeadlineOfAMiddleware":                 TestDeadlineOfAMiddleware,
 	"TestH2CBackend":                            TestH2CBackend,
 	"TestHTTP2BackendGoesAway":                  TestHTTP2BackendGoesAway,
+	"TestHTTP2BackendDiesWhileTheClientSends":   TestHTTP2BackendDiesWhileTheClientSends,
 	"TestHTTP2RefusedStream":                    TestHTTP2RefusedStream,
 	"TestHTTP2OverTLS":                          TestHTTP2OverTLS,
 	"TestGRPC":                                  TestGRPC,

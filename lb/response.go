@@ -54,8 +54,21 @@ func (x *exchange) forwardBody(body io.Reader, length int64, streams bool) {
 	if err := x.copyBody(body, length, streams); err != nil {
 		// Whatever follows would make the response look whole.
 		x.event.Err = err
-		panic(http.ErrAbortHandler)
+		x.abort()
 	}
+}
+
+// abort ends the response so that the client sees that something is missing.
+// net/http would wait for more of the request's body before it closes a connection
+// of HTTP/1, so that is taken from it.
+func (x *exchange) abort() {
+	if x.body != nil && x.in.ProtoMajor == 1 && !x.body.read() && replyBelow(x.w) == nil {
+		x.rc.Flush()
+		if conn, _, err := x.rc.Hijack(); err == nil {
+			conn.Close()
+		}
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // refuse answers 502 in place of a response that will not do.
