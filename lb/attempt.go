@@ -18,7 +18,8 @@ import (
 	"github.com/palisade-go/palisade/lb/internal/http1"
 )
 
-// interimMax bounds the interim responses to one request.
+// interimMax bounds the interim responses to one request, besides one for each
+// second: some backends tell their clients so that they are still at work.
 const interimMax = 32
 
 var (
@@ -206,7 +207,7 @@ func (a *attempt) Interim(status int, h http.Header) error {
 	if a.ctx.Err() != nil {
 		return context.Cause(a.ctx)
 	}
-	if x.interim++; x.interim > interimMax {
+	if x.interim++; x.interim > interimMax+int(time.Since(x.event.Start)/time.Second) {
 		return errInterimMax
 	}
 	if status == http.StatusContinue && x.body != nil && x.body.expects {

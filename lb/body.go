@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // continueWait is how long a client that asked to be told waits for the
@@ -115,8 +117,10 @@ func (a *attemptBody) readSource(p []byte) (int, error) {
 		a.mirrored.add(p[:n], err == io.EOF)
 	}
 	switch {
+	case err == io.EOF && !a.finishTrailer():
+		err = errBadTrailer
+		a.failure.CompareAndSwap(nil, &err)
 	case err == io.EOF:
-		a.finishTrailer()
 		a.ended.Store(true)
 	case err != nil:
 		a.failure.CompareAndSwap(nil, &err)
@@ -147,19 +151,26 @@ func (a *attemptBody) awaitContinue() error {
 	}
 }
 
+var errBadTrailer = errors.New("lb: a trailer field that is none")
+
 // finishTrailer hands over the trailer, which net/http knows at the end of the
-// body and the transport sends after it.
-func (a *attemptBody) finishTrailer() {
+// body and the transport sends after it. net/http lets names pass that no
+// transport would send: it says whether there was none.
+func (a *attemptBody) finishTrailer() bool {
 	if a.trailer == nil {
-		return
+		return true
 	}
 	for name, values := range a.in.Trailer {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return false
+		}
 		if len(values) > 0 {
 			a.trailer[name] = values
 		}
 	}
 	removeHopByHop(a.trailer)
 	removeClaims(a.trailer, a.trusted)
+	return true
 }
 
 // Close implements io.Closer.

@@ -72,6 +72,7 @@ func TestBadRequestBody(t *testing.T) {
 		status int
 	}{
 		{"Transfer-Encoding: chunked\n\nzz\nGET /smuggled HTTP/1.1\nHost: h\n\n", nil, 400},
+		{"Transfer-Encoding: chunked\n\n5\nhello\n0\nX : y\n\nGET /smuggled HTTP/1.1\nHost: h\n\n", nil, 400},
 		{"Content-Length: 5\n\nhello", limited, 413},
 	} {
 		backend := new(seen)

@@ -105,7 +105,9 @@
 // Forwarded, X-Forwarded-*, X-Real-Ip, Client-Cert, Client-Cert-Chain and
 // X-Forwarded-Client-Cert, is removed in every spelling that some server takes
 // for the same field; the first three stay if they come from a trusted proxy.
-// Framing is made anew and never copied.
+// Framing is made anew and never copied. What a server lets through of which others
+// may make something else is refused: a target with a fragment, and over HTTP/2 a
+// method, target or host that is none or that contradicts another.
 //
 // A request without a body goes to a backend of HTTP/1.1 straight from the client's
 // head, and the head of its response to the client, without a copy that a hook could
@@ -128,7 +130,9 @@
 // next line, Transfer-Encoding beside Content-Length or in HTTP/1.0, lengths that
 // are given twice, versions other than 1.0 and 1.1, more than 1,000 fields. It
 // has no CloseNotify; it watches for a client that goes away only once somebody
-// has asked for Done, or for Err after some milliseconds. A client that sends its
+// has asked for Done, or for Err after some milliseconds. A client that closes only
+// its sending side while it waits counts as gone, as with net/http, since nothing tells
+// it from one that has closed both. A client that sends its
 // next request before it has the response, in a packet of its own, may wait for 10 ms
 // more, until the server has found out that it pipelines.
 //

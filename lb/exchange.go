@@ -52,6 +52,9 @@ func (x *exchange) answerHere() (done bool, err *Error) {
 		// net/http takes "http:x" and "*" for targets (RFC 9112, section 3.2).
 		return true, &Error{Status: http.StatusBadRequest, Err: fmt.Errorf("target %q", x.in.RequestURI)}
 	}
+	if err := malformed(x.in); err != nil {
+		return true, &Error{Status: http.StatusBadRequest, Err: err}
+	}
 	switch x.in.Method {
 	case http.MethodConnect:
 		// A tunnel to where the client likes is no work for a gateway.
@@ -98,6 +101,9 @@ func (x *exchange) prepare() *Error {
 	peer := peerOf(in)
 	trusted := x.proxy.trusts(peer)
 	x.cleanHeader(trusted)
+	if err := setExpect(out.Header, in); err != nil {
+		return &Error{Status: http.StatusExpectationFailed, Err: err}
+	}
 	setForwarded(out.Header, in, peer)
 	x.identify(trusted)
 	if x.proxy.conf.Rewrite != nil {
@@ -145,9 +151,6 @@ func (x *exchange) cleanHeader(trusted bool) {
 	}
 	if len(connection) > 0 {
 		h["Connection"] = []string{strings.Join(connection, ", ")}
-	}
-	if !in.ProtoAtLeast(1, 1) {
-		delete(h, "Expect") // RFC 9110, section 10.1.1
 	}
 	if in.Method == http.MethodOptions || in.Method == http.MethodTrace {
 		if n, ok := maxForwards(h); ok {

@@ -26,6 +26,8 @@ var behindServer = map[string]func(*testing.T){
 	"TestH2CBackend":                            TestH2CBackend,
 	"TestHTTP2BackendGoesAway":                  TestHTTP2BackendGoesAway,
 	"TestHTTP2BackendDiesWhileTheClientSends":   TestHTTP2BackendDiesWhileTheClientSends,
+	"TestMalformedHTTP2":                        TestMalformedHTTP2,
+	"TestInterimResponsesGoOn":                  TestInterimResponsesGoOn,
 	"TestHTTP2RefusedStream":                    TestHTTP2RefusedStream,
 	"TestHTTP2OverTLS":                          TestHTTP2OverTLS,
 	"TestGRPC":                                  TestGRPC,

@@ -99,6 +99,9 @@ func TestAnsweredByTheProxy(t *testing.T) {
 		{"OPTIONS / HTTP/1.1\nHost: h\nMax-Forwards: 0\n\n", 200},
 		{"GET * HTTP/1.1\nHost: h\n\n", 400},
 		{"GET http:evil HTTP/1.1\nHost: h\n\n", 400},
+		{"GET /a#b HTTP/1.1\nHost: h\n\n", 400},
+		{"GET /?a#b HTTP/1.1\nHost: h\n\n", 400},
+		{"GET / HTTP/1.1\nHost: h\nExpect: 100-continue, x\n\n", 417},
 	} {
 		client := dialRaw(t, r.addr)
 		client.send(c.request)

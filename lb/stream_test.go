@@ -204,6 +204,32 @@ func TestInterimResponsesAreBounded(t *testing.T) {
 	}
 }
 
+// A backend may tell each second that it is still at work.
+func TestInterimResponsesGoOn(t *testing.T) {
+	const beats = 50
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, ProxyConfig{}, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for range beats {
+				time.Sleep(time.Second)
+				w.WriteHeader(http.StatusProcessing)
+			}
+		}))
+		seen := 0
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			Got1xxResponse: func(int, textproto.MIMEHeader) error { seen++; return nil },
+		})
+		req, _ := http.NewRequestWithContext(ctx, "GET", "http://h/", nil)
+		res, err := b.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != 200 || seen != beats {
+			t.Errorf("status %d after %d interim responses, want 200 after %d", res.StatusCode, seen, beats)
+		}
+	})
+}
+
 func TestTrailers(t *testing.T) {
 	type sent struct{ header, trailer http.Header }
 	got := make(chan sent, 1)
