@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -86,8 +87,10 @@ func parseFlags(args []string, help io.Writer) (*config, error) {
 		return nil, err
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("argument %q, want flags only", f.Arg(0))
-	case retries < 0 || c.proxy.Timeout <= 0:
-		return nil, errors.New("-retries or -timeout is too small, want 0 and 1ns at least")
+	case retries < 0:
+		return nil, fmt.Errorf("-retries is %d, want 0 or more", retries)
+	case c.proxy.Timeout <= 0:
+		return nil, fmt.Errorf("-timeout is %v, want more than 0", c.proxy.Timeout)
 	case len(backends) == 0:
 		return nil, errors.New("no -backend, want one at least")
 	}
@@ -105,7 +108,19 @@ func parseFlags(args []string, help io.Writer) (*config, error) {
 	if health != "" {
 		c.pool.Health = &lb.HealthCheck{Path: health}
 	}
-	return &c, errors.Join(c.setBackends(backends), c.setAffinity(affinity), c.setTLS(cert, key, ca), c.setTrusted(trusted), c.check())
+	return &c, errors.Join(checkListen(c.listen), c.setBackends(backends), c.setAffinity(affinity), c.setTLS(cert, key, ca), c.setTrusted(trusted), c.check())
+}
+
+// checkListen wants a host, which may be empty, and a port.
+func checkListen(s string) error {
+	_, port, err := net.SplitHostPort(s)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return fmt.Errorf("-listen is %q, want host:port", s)
+	}
+	return nil
 }
 
 // check has the library find what is wrong before anything is opened.

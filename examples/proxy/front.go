@@ -38,7 +38,7 @@ var fronts = map[string]func(c *config, h http.Handler, logger *slog.Logger) fro
 		protocols.SetHTTP2(true)
 		protocols.SetUnencryptedHTTP2(c.h2c)
 		return netHTTP{&http.Server{
-			Handler: h, Protocols: protocols, ReadHeaderTimeout: headTimeout, IdleTimeout: idleTimeout,
+			Handler: h, Protocols: protocols, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: headTimeout, IdleTimeout: idleTimeout,
 			ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		}}
 	},

@@ -41,7 +41,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "proxy: %v\n", oneLine(err))
 		return 2
 	}
-	if err := c.serve(ctx, stdout, stderr); err != nil {
+	log, err := openAccessLog(c.accessLog, stdout)
+	if err != nil {
+		fmt.Fprintf(stderr, "proxy: -access-log: %v\n", err)
+		return 2
+	}
+	defer log.Close()
+	if err := c.serve(ctx, log, stderr); err != nil {
 		fmt.Fprintf(stderr, "proxy: %v\n", oneLine(err))
 		return 1
 	}
@@ -49,7 +55,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // serve runs until ctx ends, and then until the requests in flight have.
-func (c *config) serve(ctx context.Context, stdout, stderr io.Writer) error {
+func (c *config) serve(ctx context.Context, log *accessLog, stderr io.Writer) error {
 	logger := slog.New(slog.NewTextHandler(stderr, nil))
 	c.pool.Logger, c.proxy.Logger = logger, logger
 	pool, err := lb.NewPool(c.pool)
@@ -57,11 +63,6 @@ func (c *config) serve(ctx context.Context, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer pool.Close()
-	log, err := openAccessLog(c.accessLog, stdout)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
 	c.proxy.Pool, c.proxy.OnDone = pool, log.done()
 	proxy, err := lb.NewProxy(c.proxy)
 	if err != nil {

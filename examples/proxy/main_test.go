@@ -37,14 +37,19 @@ func TestBadFlags(t *testing.T) {
 		{[]string{good, "-front", "apache"}, "palisade or nethttp"},
 		{[]string{good, "-strategy", "best"}, "want one of bounded-load, first"},
 		{[]string{good, "-retries", "17"}, "17"},
-		{[]string{good, "-retries", "-1"}, "-retries"},
-		{[]string{good, "-timeout", "0"}, "-timeout"},
+		{[]string{good, "-retries", "-1"}, "-retries is -1"},
+		{[]string{good, "-timeout", "0"}, "-timeout is 0s"},
 		{[]string{good, "-affinity", "magic"}, "magic"},
 		{[]string{good, "-health", "healthz"}, "healthz"},
 		{[]string{good, "-tls-cert", "x"}, "go together"},
 		{[]string{good, "-tls-cert", "/nowhere", "-tls-key", "/nowhere"}, "/nowhere"},
 		{[]string{good, "-backend-ca", "/nowhere"}, "/nowhere"},
 		{[]string{good, "-trusted", "10.0.0.0"}, "10.0.0.0"},
+		{[]string{good, "-listen", ""}, "-listen"},
+		{[]string{good, "-listen", "127.0.0.1"}, "want host:port"},
+		{[]string{good, "-listen", "127.0.0.1:"}, "want host:port"},
+		{[]string{good, "-listen", "127.0.0.1:65536"}, "want host:port"},
+		{[]string{good, "-access-log", "/nowhere/log"}, "-access-log"},
 	} {
 		var stdout, stderr bytes.Buffer
 		status := run(t.Context(), c.args, &stdout, &stderr)
@@ -144,6 +149,13 @@ func testProxy(t *testing.T, front string) {
 	if res == nil || res.StatusCode != 200 || body != "for 192.0.2.7, 127.0.0.1" || len(res.Cookies()) != 1 || !res.Cookies()[0].Secure || res.ProtoMajor != 2 {
 		t.Fatalf("%q, %+v\n%s", body, res, stderr.String())
 	}
+	req, _ := http.NewRequest("OPTIONS", "https://"+addr, nil)
+	req.URL.Opaque = "*"
+	if res, err := client.Do(req); err != nil || res.StatusCode != 200 || len(res.Cookies()) != 1 {
+		t.Errorf("OPTIONS * got %+v, %v, want a backend's answer", res, err)
+	} else {
+		res.Body.Close()
+	}
 	go func() { <-arrived; stop() }()
 	if body, res := get("/slow"); res == nil || res.StatusCode != 200 {
 		t.Errorf("the request that was in flight got %q", body)
@@ -152,7 +164,7 @@ func testProxy(t *testing.T, front string) {
 		t.Errorf("exit status %d\n%s", status, stderr.String())
 	}
 	lines, err := os.ReadFile(log)
-	if err != nil || strings.Count(string(lines), `"GET /`) != 2 || !strings.Contains(string(lines), `"GET /slow HTTP/2.0" 200 24 "-" "Go-http-client/2.0"`) {
+	if err != nil || strings.Count(string(lines), `"GET /`) != 2 || !strings.Contains(string(lines), `"OPTIONS *`) || !strings.Contains(string(lines), `"GET /slow HTTP/2.0" 200 24 "-" "Go-http-client/2.0"`) {
 		t.Errorf("log %q, %v", lines, err)
 	}
 }
