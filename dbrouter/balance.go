@@ -56,7 +56,7 @@ func (n *node) odds(slowStart time.Duration, others float64) float64 {
 	if took == 0 {
 		took = others
 	}
-	cost := took * float64(n.pool.used.Load()+1)
+	cost := took * float64(n.pool.busy()+1)
 	return float64(n.weight) * n.warmth(slowStart) / (cost * cost)
 }
 

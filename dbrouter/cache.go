@@ -29,17 +29,31 @@ type cached struct {
 
 func newCache(deny map[string]bool) *cache { return &cache{seed: maphash.MakeSeed(), deny: deny} }
 
-func (c *cache) classify(sql string) (class Classification, hint hintKind, denied bool) {
+// recent is what a caller was told last, in the hope that it asks for the same
+// again: then there is no need to hash. It belongs to one goroutine at a time.
+type recent struct {
+	slot *atomic.Pointer[cached] // nil: it was told nothing
+	*cached
+}
+
+// classify returns what is known of a statement. last may be nil.
+func (c *cache) classify(sql string, last *recent) *cached {
+	if last != nil && last.slot != nil && last.sql == sql && last.slot.Load() == last.cached {
+		return last.cached
+	}
 	if len(sql) > cacheMaxText {
-		return Classify(sql), commentHint(sql), c.denies(sql)
+		return &cached{"", Classify(sql), commentHint(sql), c.denies(sql)}
 	}
 	slot := c.slot(sql)
-	if e := slot.Load(); e != nil && e.sql == sql {
-		return e.Classification, e.hint, e.denied
+	e := slot.Load()
+	if e == nil || e.sql != sql {
+		e = &cached{strings.Clone(sql), Classify(sql), commentHint(sql), c.denies(sql)}
+		slot.Store(e)
 	}
-	class, hint, denied = Classify(sql), commentHint(sql), c.denies(sql)
-	slot.Store(&cached{strings.Clone(sql), class, hint, denied})
-	return class, hint, denied
+	if last != nil {
+		*last = recent{slot, e}
+	}
+	return e
 }
 
 func (c *cache) denies(sql string) bool { return len(c.deny) > 0 && c.deny[Digest(sql)] }

@@ -187,8 +187,9 @@ func TestClassifyDoesNotAllocate(t *testing.T) {
 		if n := testing.AllocsPerRun(10, func() { Classify(sql) }); n != 0 {
 			t.Errorf("%s: %v allocations", sql, n)
 		}
-		c.classify(sql)
-		if n := testing.AllocsPerRun(10, func() { c.classify(sql) }); n != 0 {
+		c.classify(sql, nil)
+		var last recent
+		if n := testing.AllocsPerRun(10, func() { c.classify(sql, nil); c.classify(sql, &last) }); n != 0 {
 			t.Errorf("%s: %v allocations with the cache", sql, n)
 		}
 	}
@@ -196,6 +197,7 @@ func TestClassifyDoesNotAllocate(t *testing.T) {
 
 func TestCache(t *testing.T) {
 	c := newCache(nil)
+	var last recent
 	// More statements than slots: every answer must still be the statement's own.
 	for round := range 2 {
 		for i := range 3 * cacheSlots {
@@ -203,19 +205,26 @@ func TestCache(t *testing.T) {
 			if i%2 == 1 {
 				sql, want = sql+" FOR UPDATE", Write
 			}
-			if got, _, _ := c.classify(sql); got.Kind != want {
+			if got := c.classify(sql, &last); got.Kind != want {
 				t.Fatalf("round %d: %.80s is %v, want %v", round, sql, got.Kind, want)
 			}
 		}
 	}
 	long := "SELECT '" + strings.Repeat("x", cacheMaxText) + "'"
 	c.learn(long, Classification{Pin, "test"})
-	if got, _, _ := c.classify(long); got.Kind != Read {
-		t.Errorf("a long statement was cached: %v", got)
+	for range 2 {
+		if got := c.classify(long, &last); got.Kind != Read {
+			t.Errorf("a long statement was cached: %v", got.Classification)
+		}
+	}
+	if got := c.classify("SELECT 1", &last); got.Kind != Read {
+		t.Errorf("SELECT 1 is %v", got.Classification)
 	}
 	c.learn("SELECT 1", Classification{Write, "test"})
-	if got, _, _ := c.classify("SELECT 1"); got.Kind != Write || got.Reason != "test" {
-		t.Errorf("what was learned is forgotten: %v", got)
+	for _, l := range []*recent{nil, &last, &last} {
+		if got := c.classify("SELECT 1", l); got.Kind != Write || got.Reason != "test" {
+			t.Errorf("what was learned is forgotten: %v", got.Classification)
+		}
 	}
 }
 
@@ -355,7 +364,13 @@ func BenchmarkClassify(b *testing.B) {
 		cache := newCache(nil)
 		b.Run(c.name+"/cached", func(b *testing.B) {
 			for b.Loop() {
-				cache.classify(c.sql)
+				cache.classify(c.sql, nil)
+			}
+		})
+		b.Run(c.name+"/again", func(b *testing.B) {
+			var last recent
+			for b.Loop() {
+				cache.classify(c.sql, &last)
 			}
 		})
 	}

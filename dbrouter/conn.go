@@ -20,6 +20,8 @@ type conn struct {
 	// nor leak to others.
 	pinned bool
 	closed bool
+	// recent is the statement before.
+	recent recent
 	// rows are those of a query, unless they are in use: one piece of memory less
 	// to be made for it.
 	rows rows
@@ -61,16 +63,19 @@ func (c *conn) IsValid() bool {
 
 // give gives back everything borrowed.
 func (c *conn) give() {
-	for _, p := range []*physical{c.primary, c.replica} {
-		switch {
-		case p == nil:
-		case p == c.primary && c.pinned:
+	if p := c.primary; p != nil {
+		c.primary = nil
+		if c.pinned {
 			p.pool.discard(p)
-		default:
+		} else {
 			p.pool.release(p)
 		}
 	}
-	c.primary, c.replica, c.last = nil, nil, nil
+	if p := c.replica; p != nil {
+		c.replica = nil
+		p.pool.release(p)
+	}
+	c.last = nil
 }
 
 // Close gives back everything. A pinned session ends with it.
@@ -106,7 +111,7 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 
 // Ping reaches the primary.
 func (c *conn) Ping(ctx context.Context) error {
-	k := &call{ctx: ctx, class: Classification{Write, "ping"}, do: func(p *physical) error {
+	k := &call{ctx: ctx, known: &cached{Classification: Classification{Write, "ping"}}, do: func(p *physical) error {
 		pinger, ok := p.conn.(driver.Pinger)
 		if !ok {
 			return nil
@@ -148,10 +153,10 @@ func (c *conn) query(ctx context.Context, query string, args []driver.NamedValue
 func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue, prepare bool) (driver.Result, error) {
 	var result driver.Result
 	k := new(call)
-	c.r.begin(k, ctx, query)
+	c.begin(k, ctx, query)
 	k.do = func(p *physical) (err error) {
 		result, err = execOn(ctx, p, query, args, prepare)
-		c.r.written(ctx, p, err == nil && k.class.Kind >= Write && c.tx == nil)
+		c.r.written(ctx, k.wishes.own(), p, err == nil && k.known.Kind >= Write && c.tx == nil)
 		return err
 	}
 	err := final(c.route(k))
@@ -167,11 +172,11 @@ func (c *conn) queryRows(ctx context.Context, query string, args []driver.NamedV
 	if c.rows.c != nil {
 		out = new(rows) // those of another query are still open
 	}
-	out.c, out.ctx = c, ctx
+	out.c = c
 	k := &out.call
-	c.r.begin(k, ctx, query)
+	c.begin(k, ctx, query)
 	k.args, k.prepare, k.rows = args, prepare, out
-	out.writes = k.class.Kind >= Write && c.tx == nil
+	out.writes = k.known.Kind >= Write && c.tx == nil
 	err := final(c.route(k))
 	c.r.tell(k, err)
 	if err != nil {
@@ -192,8 +197,8 @@ func (c *conn) queryRows(ctx context.Context, query string, args []driver.NamedV
 	if out.owns && c.last == out.p {
 		c.last = nil
 	}
-	if k.class.Kind == Read && out.owns && c.tx == nil {
-		out.read, out.again = k, k
+	if k.known.Kind == Read && out.owns && c.tx == nil {
+		out.read, out.again = true, true
 	}
 	return out, nil
 }
@@ -267,6 +272,6 @@ func (c *conn) take(ctx context.Context, n *node, readOnly, fresh bool) (*physic
 	if err != nil {
 		return nil, err
 	}
-	c.keep(p)
+	*kept, c.last = p, p
 	return p, nil
 }

@@ -471,7 +471,7 @@ func TestNoDeadlockBetweenPools(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := r.nodes()[0].pool.used.Load() + r.nodes()[1].pool.used.Load(); n != 0 {
+	if n := r.nodes()[0].pool.busy() + r.nodes()[1].pool.busy(); n != 0 {
 		t.Errorf("%d connections were not given back", n)
 	}
 }

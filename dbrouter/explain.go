@@ -44,15 +44,17 @@ func (e Explanation) String() string {
 // Explain says where a statement would go if it was done now, outside a
 // transaction and a pinned session, and why. It asks no server.
 func (r *Router) Explain(ctx context.Context, sql string) Explanation {
-	class, comment, denied := r.cache.classify(sql)
+	known := r.cache.classify(sql, nil)
+	class := known.Classification
 	s := r.monitor.now.Load()
 	e := Explanation{Classification: class, Role: Primary, Why: class.Reason}
 	if s.primary != nil {
 		e.Nodes = []string{s.primary.name}
 	}
-	h := hinted(ctx, comment)
+	its := asks(ctx)
+	h := its.hinted(known.hint)
 	switch {
-	case denied:
+	case known.denied:
 		e.Nodes, e.Why = nil, "Config.Deny forbids it"
 		return e
 	case class.Kind == Same:
@@ -67,7 +69,7 @@ func (r *Router) Explain(ctx context.Context, sql string) Explanation {
 		e.Why, e.See = "replicas are not used", "everything"
 		return e
 	}
-	e.See = r.promise(ctx, h)
+	e.See = r.promise(r.session(its), h)
 	replicas := s.within(h)
 	if len(replicas) == 0 {
 		e.Why = class.Reason + ", but no replica is usable"
@@ -81,14 +83,14 @@ func (r *Router) Explain(ctx context.Context, sql string) Explanation {
 }
 
 // promise says what a read on a replica is certain to see.
-func (r *Router) promise(ctx context.Context, h hint) string {
+func (r *Router) promise(own *Session, h hint) string {
 	switch {
 	case h.kind == hintReplica:
 		return fmt.Sprintf("what is older than %v", r.staleLimit(h))
 	case r.conf.Consistency == Global:
 		return "every write acknowledged before it"
 	}
-	switch own := r.session(ctx); own {
+	switch own {
 	case nil:
 		return fmt.Sprintf("what is older than %v", r.conf.MaxLag)
 	case r.shared:

@@ -20,14 +20,45 @@ const (
 	hintReplica
 )
 
-// hintKey is the context key of WithPrimary and WithReplica.
-type hintKey struct{}
+// wishes are what a context asks for. It is one value, so that a statement has to
+// look once.
+type wishes struct {
+	hint    hint
+	session *Session // nil: none
+}
+
+// wishesKey is the context key of a *wishes.
+type wishesKey struct{}
+
+// asks returns what a context asks for, nil if for nothing.
+func asks(ctx context.Context) *wishes {
+	w, _ := ctx.Value(wishesKey{}).(*wishes)
+	return w
+}
+
+// with returns a context that asks for the same, but for what change does.
+func (w *wishes) with(ctx context.Context, change func(*wishes)) context.Context {
+	var next wishes
+	if w != nil {
+		next = *w
+	}
+	change(&next)
+	return context.WithValue(ctx, wishesKey{}, &next)
+}
+
+// own is the session of the context, nil if there is none.
+func (w *wishes) own() *Session {
+	if w == nil {
+		return nil
+	}
+	return w.session
+}
 
 // WithPrimary returns a context whose statements all go to the primary. One use
 // is Eventual with a read that has to see the caller's own write. The comment
 // /* dbrouter: primary */ before a statement does the same.
 func WithPrimary(ctx context.Context) context.Context {
-	return context.WithValue(ctx, hintKey{}, hint{kind: hintPrimary})
+	return asks(ctx).with(ctx, func(w *wishes) { w.hint = hint{kind: hintPrimary} })
 }
 
 // WithReplica returns a context whose reads go to a replica that is no more than
@@ -37,14 +68,17 @@ func WithPrimary(ctx context.Context) context.Context {
 // not affected. The comment /* dbrouter: replica */ before a statement does the
 // same with Config.MaxLag.
 func WithReplica(ctx context.Context, maxStale time.Duration) context.Context {
-	return context.WithValue(ctx, hintKey{}, hint{kind: hintReplica, stale: max(maxStale, 0)})
+	return asks(ctx).with(ctx, func(w *wishes) { w.hint = hint{kind: hintReplica, stale: max(maxStale, 0)} })
 }
 
 // hinted returns the context's hint, or else the comment's. WithPrimary wins
 // over a comment because it is the stricter of the two, and a comment for the
 // primary wins over WithReplica.
-func hinted(ctx context.Context, comment hintKind) hint {
-	h, _ := ctx.Value(hintKey{}).(hint)
+func (w *wishes) hinted(comment hintKind) hint {
+	var h hint
+	if w != nil {
+		h = w.hint
+	}
 	switch {
 	case comment == hintPrimary:
 		h = hint{kind: hintPrimary}

@@ -24,13 +24,13 @@ func TestCommentHint(t *testing.T) {
 		}
 	}
 	primary, replica := WithPrimary(t.Context()), WithReplica(t.Context(), time.Second)
-	if h := hinted(primary, hintReplica); h.kind != hintPrimary {
+	if h := asks(primary).hinted(hintReplica); h.kind != hintPrimary {
 		t.Errorf("%+v", h)
 	}
-	if h := hinted(replica, hintPrimary); h.kind != hintPrimary {
+	if h := asks(replica).hinted(hintPrimary); h.kind != hintPrimary {
 		t.Errorf("%+v", h)
 	}
-	if h := hinted(replica, noHint); h != (hint{hintReplica, time.Second}) {
+	if h := asks(replica).hinted(noHint); h != (hint{hintReplica, time.Second}) {
 		t.Errorf("%+v", h)
 	}
 }

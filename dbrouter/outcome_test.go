@@ -104,7 +104,7 @@ func TestTx(t *testing.T) {
 		r.Tx(t.Context(), nil, func(*sql.Tx) error { panic("test") })
 	}()
 	// A transaction whose context has ended is rolled back behind its caller's back.
-	until(t, "all connections are given back", func() bool { return r.nodes()[0].pool.used.Load() == 0 })
+	until(t, "all connections are given back", func() bool { return r.nodes()[0].pool.busy() == 0 })
 }
 
 // TestBuffer: an operator's switchover under load, without an error.

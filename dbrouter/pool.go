@@ -37,11 +37,14 @@ type physical struct {
 	// has changed if they differ.
 	generation uint64
 	since      time.Time // when it was connected
-	idleSince  time.Time
+	idleSince  int64     // Unix time in ns
 	// applied is a position that this server is known to have applied. It is
 	// kept per connection because none outlives its server: the next server at
 	// the same address may be an older copy.
 	applied string
+	// warm: it lies with its place in pool.warm, and belongs to whoever sets this
+	// to false first.
+	warm atomic.Bool
 	// abandoned: the server was asked to end what it does.
 	abandoned bool
 }
@@ -68,10 +71,21 @@ type pool struct {
 	stmts int // kept prepared per connection
 	done  <-chan struct{}
 
-	// used is how many connections are in use, or being made, and generation how
-	// often the node's role has changed. mu is held to change them.
+	// warm is a connection that keeps its place when it is given back: whoever
+	// comes next takes it without a lock. nil if there is none.
+	warm atomic.Pointer[physical]
+	// clock is the Unix time in ns of the latest prune: it tells well enough since
+	// when a connection has been idle, and costs nothing.
+	clock atomic.Int64
+
+	// used is how many places are taken: by connections in use, or being made, and
+	// by the warm one. generation is how often the node's role has changed, queued
+	// the length of waiting, and shut says that connections that come back are
+	// closed. mu is held to change them.
 	used       atomic.Int32
 	generation atomic.Uint64
+	queued     atomic.Int32
+	shut       atomic.Bool
 
 	mu sync.Mutex // guards what follows
 	// waiting are those that wait for a connection, the first first; there are
@@ -81,10 +95,7 @@ type pool struct {
 	idle    []*physical
 	all     map[*physical]struct{}
 	closed  bool
-	parked  bool // connections that come back are closed
-	// clock is the time of the latest prune: it tells well enough since when a
-	// connection has been idle, and costs nothing.
-	clock time.Time
+	parked  bool // until it is told otherwise
 }
 
 func newPool(n *node, c Node, done <-chan struct{}) (*pool, error) {
@@ -109,8 +120,10 @@ func newPool(n *node, c Node, done <-chan struct{}) (*pool, error) {
 		}
 		return conn, track, err
 	}
-	return &pool{node: n, open: open, max: c.MaxConns, queue: c.MaxWaiting, stmts: c.Statements, done: done,
-		all: make(map[*physical]struct{}), clock: time.Now()}, nil
+	l := &pool{node: n, open: open, max: c.MaxConns, queue: c.MaxWaiting, stmts: c.Statements, done: done,
+		all: make(map[*physical]struct{})}
+	l.clock.Store(time.Now().UnixNano())
+	return l, nil
 }
 
 // errPoolBusy is what acquire returns if it may not wait and would have to.
@@ -119,9 +132,15 @@ var errPoolBusy = errors.New("dbrouter: all connections are in use")
 // acquire returns a connection with the wanted kind of session. It waits for
 // one if all are in use, until the context ends, unless wait is false.
 func (l *pool) acquire(ctx context.Context, readOnly, fresh, wait bool) (*physical, error) {
-	p, err := l.enter(ctx, fresh, wait)
-	if err != nil {
-		return nil, err
+	var p *physical
+	if !fresh {
+		p = l.takeWarm()
+	}
+	var err error
+	if p == nil {
+		if p, err = l.enter(ctx, fresh, wait); err != nil {
+			return nil, err
+		}
 	}
 	for p != nil {
 		if p.readOnly == readOnly && p.fit(ctx) {
@@ -157,15 +176,27 @@ func (l *pool) enter(ctx context.Context, fresh, wait bool) (*physical, error) {
 		l.mu.Unlock()
 		return p, nil
 	}
-	if !wait || l.waiting.Len() >= l.queue {
+	// Whoever gives one back from here on sees that somebody waits for it; if it
+	// was before, it is warm.
+	turn := make(chan struct{})
+	e := l.waiting.PushBack(turn)
+	l.queued.Store(int32(l.waiting.Len()))
+	p := l.takeWarm()
+	full := l.waiting.Len() > l.queue
+	if p != nil || !wait || full {
+		l.unqueueLocked(e)
 		l.mu.Unlock()
-		if !wait {
+		switch {
+		case p != nil && fresh:
+			l.drop(p) // for its place
+			return nil, nil
+		case p != nil:
+			return p, nil
+		case !wait:
 			return nil, errPoolBusy
 		}
 		return nil, fmt.Errorf("%w: %d on node %s", ErrBusy, l.queue, l.node.name)
 	}
-	turn := make(chan struct{})
-	e := l.waiting.PushBack(turn)
 	l.mu.Unlock()
 	var err error
 	select {
@@ -185,9 +216,14 @@ func (l *pool) enter(ctx context.Context, fresh, wait bool) (*physical, error) {
 	case <-turn: // at the same moment: it is the next one's
 		l.leaveLocked()
 	default:
-		l.waiting.Remove(e)
+		l.unqueueLocked(e)
 	}
 	return nil, err
+}
+
+func (l *pool) unqueueLocked(e *list.Element) {
+	l.waiting.Remove(e)
+	l.queued.Store(int32(l.waiting.Len()))
 }
 
 // leave counts one connection less, or gives it to the first that waits.
@@ -199,7 +235,8 @@ func (l *pool) leave() {
 
 func (l *pool) leaveLocked() {
 	if e := l.waiting.Front(); e != nil {
-		close(l.waiting.Remove(e).(chan struct{}))
+		l.unqueueLocked(e)
+		close(e.Value.(chan struct{}))
 		return
 	}
 	l.used.Add(-1)
@@ -296,18 +333,83 @@ func (p *physical) wrote() (gtids position, sure bool) {
 // release gives a connection back. It is closed if it is broken or if the role
 // of its node has changed.
 func (l *pool) release(p *physical) {
-	if p.valid() {
-		l.mu.Lock()
-		if !l.closed && !l.parked && p.generation == l.generation.Load() {
-			p.idleSince = l.clock
-			l.idle = append(l.idle, p)
-			l.leaveLocked()
-			l.mu.Unlock()
-			return
-		}
-		l.mu.Unlock()
+	if !p.valid() {
+		l.discard(p)
+		return
 	}
+	p.idleSince = l.clock.Load()
+	if !l.keepWarm(p) {
+		l.putIdle(p)
+	}
+}
+
+// keepWarm gives a connection back with its place, if nobody waits for that and
+// none is warm yet.
+func (l *pool) keepWarm(p *physical) bool {
+	generation := p.generation
+	if q := l.warm.Load(); q != p && (q != nil || !l.warm.CompareAndSwap(nil, p)) || !l.quiet(generation) {
+		return false
+	}
+	p.warm.Store(true)
+	l.lookAgain(p, generation)
+	return true
+}
+
+// lookAgain follows on keepWarm, when the connection is another's already: whoever
+// has begun to wait meanwhile, or to close the connections, either has found it or
+// is found here.
+func (l *pool) lookAgain(p *physical, generation uint64) {
+	if l.quiet(generation) && l.warm.Load() == p {
+		return
+	}
+	if p.warm.CompareAndSwap(true, false) {
+		l.putIdle(p)
+	}
+}
+
+// quiet says whether a connection may come back without being of interest to
+// anybody.
+func (l *pool) quiet(generation uint64) bool {
+	return l.queued.Load() == 0 && !l.shut.Load() && generation == l.generation.Load()
+}
+
+// takeWarm returns the warm connection, and its place with it; nil if there is
+// none.
+func (l *pool) takeWarm() *physical {
+	if p := l.warm.Load(); p != nil && p.warm.CompareAndSwap(true, false) {
+		return p
+	}
+	return nil
+}
+
+// cool makes the warm connection one of the idle ones, or closes it. If it is in
+// use, another one may become warm.
+func (l *pool) cool() {
+	if p := l.warm.Swap(nil); p != nil && p.warm.CompareAndSwap(true, false) {
+		l.putIdle(p)
+	}
+}
+
+// putIdle puts a connection among the idle ones, and gives its place to another.
+func (l *pool) putIdle(p *physical) {
+	l.mu.Lock()
+	if !l.shut.Load() && p.generation == l.generation.Load() {
+		l.idle = append(l.idle, p)
+		l.leaveLocked()
+		l.mu.Unlock()
+		return
+	}
+	l.mu.Unlock()
 	l.discard(p)
+}
+
+// busy is how many connections are in use, or being made.
+func (l *pool) busy() int {
+	n := int(l.used.Load())
+	if p := l.warm.Load(); n > 0 && p != nil && p.warm.Load() {
+		n--
+	}
+	return n
 }
 
 // discard closes a connection that was acquired.
@@ -317,6 +419,7 @@ func (l *pool) discard(p *physical) {
 }
 
 func (l *pool) drop(p *physical) {
+	l.warm.CompareAndSwap(p, nil)
 	l.mu.Lock()
 	delete(l.all, p)
 	l.mu.Unlock()
@@ -348,6 +451,7 @@ func (l *pool) turn() {
 func (l *pool) park(on bool) {
 	l.mu.Lock()
 	l.parked = on
+	l.shut.Store(l.parked || l.closed)
 	l.mu.Unlock()
 	if on {
 		l.prune(0)
@@ -357,13 +461,14 @@ func (l *pool) park(on bool) {
 // prune closes connections that have been idle for the given time.
 func (l *pool) prune(age time.Duration) {
 	now := time.Now()
-	before := now.Add(-age)
+	before := now.Add(-age).UnixNano()
 	var old []*physical
+	l.clock.Store(now.UnixNano())
+	l.cool()
 	l.mu.Lock()
-	l.clock = now
 	kept := l.idle[:0]
 	for _, p := range l.idle {
-		if age == 0 || p.idleSince.Before(before) {
+		if age == 0 || p.idleSince < before {
 			old = append(old, p)
 		} else {
 			kept = append(kept, p)
@@ -382,6 +487,10 @@ func (l *pool) prune(age time.Duration) {
 func (l *pool) close() {
 	l.mu.Lock()
 	l.closed = true
+	l.shut.Store(true)
+	if p := l.takeWarm(); p != nil {
+		l.idle = append(l.idle, p)
+	}
 	idle := l.idle
 	l.idle = nil
 	for _, p := range idle {

@@ -22,7 +22,7 @@ func (c *conn) route(k *call) error {
 	if err := k.ctx.Err(); err != nil {
 		return err
 	}
-	if k.denied {
+	if k.known.denied {
 		return ErrDenied
 	}
 	var err error
@@ -30,20 +30,20 @@ func (c *conn) route(k *call) error {
 	case c.tx != nil:
 		err = k.run(c.tx.p, c.tx.reason)
 		c.notice(c.tx.p, err)
-		if k.class.Kind == Pin {
+		if k.known.Kind == Pin {
 			c.tx.dirty = true
 			c.pinned = c.pinned || !c.tx.p.readOnly
 		}
 		return err
 	case c.pinned:
 		return c.onPinned(k)
-	case k.class.Kind == Same && c.last != nil && c.last.valid():
+	case k.known.Kind == Same && c.last != nil && c.last.valid():
 		p := c.last
-		err = k.run(p, k.class.Reason)
+		err = k.run(p, k.known.Reason)
 		c.settle(p, err)
 		return err
-	case k.class.Kind != Read:
-		return c.onPrimary(k, k.class.Reason)
+	case k.known.Kind != Read:
+		return c.onPrimary(k, k.known.Reason)
 	case k.hint.kind == hintPrimary:
 		return c.onPrimary(k, "WithPrimary")
 	case c.r.conf.Consistency == PrimaryOnly:
@@ -90,7 +90,7 @@ func (c *conn) onPrimary(k *call, reason string) error {
 			if err := k.ctx.Err(); err != nil {
 				return err
 			}
-			if k.class.Kind == Read {
+			if k.known.Kind == Read {
 				return fmt.Errorf("%w: %w", ErrNoNode, s.noPrimary())
 			}
 			return s.noPrimary()
@@ -103,11 +103,13 @@ func (c *conn) onPrimary(k *call, reason string) error {
 			}
 			return err
 		}
-		err = k.run(p, reason)
+		if err = k.run(p, reason); err == nil && k.known.Kind != Pin {
+			return nil
+		}
 		c.notice(p, err)
 		// Error 1290 also tells of other options than read_only: a node that refuses
 		// again, although a look has found it writable, means one of those.
-		if k.class.Kind != Pin && !c.pinned && demoted(err) && refusals == 0 && c.r.hold(k, s, s.primary) {
+		if k.known.Kind != Pin && !c.pinned && demoted(err) && refusals == 0 && c.r.hold(k, s, s.primary) {
 			c.settle(p, err)
 			if c.r.monitor.now.Load().primary == s.primary {
 				refusals++
@@ -115,10 +117,10 @@ func (c *conn) onPrimary(k *call, reason string) error {
 			try = 0
 			continue
 		}
-		if k.class.Kind == Pin && !errors.Is(err, driver.ErrBadConn) {
+		if k.known.Kind == Pin && !errors.Is(err, driver.ErrBadConn) {
 			c.pinned = true // also after an error: part of it may have been done
 		}
-		repeat := errors.Is(err, driver.ErrBadConn) || k.class.Kind == Read && lost(k.ctx, p, err)
+		repeat := errors.Is(err, driver.ErrBadConn) || k.known.Kind == Read && lost(k.ctx, p, err)
 		if !c.pinned {
 			c.settle(p, err)
 		}
@@ -145,7 +147,7 @@ func (c *conn) read(k *call) error {
 	var err error
 	for {
 		s := c.r.monitor.now.Load()
-		want, reason, err = c.r.freshness(k.ctx, k.hint)
+		want, reason, err = c.r.freshness(k)
 		if !errors.Is(err, ErrNoPrimary) || !c.r.hold(k, s, nil) {
 			break
 		}
@@ -265,11 +267,11 @@ type wanted struct {
 
 // freshness finds out what a replica must have applied to serve a read that
 // begins now. It gives a reason if the read has to be done on the primary.
-func (r *Router) freshness(ctx context.Context, h hint) (wanted, string, error) {
-	if len(r.nodes()) == 1 || h.kind == hintReplica {
+func (r *Router) freshness(k *call) (wanted, string, error) {
+	if len(r.nodes()) == 1 || k.hint.kind == hintReplica {
 		return wanted{}, "", nil
 	}
-	own := r.session(ctx)
+	own := r.session(k.wishes)
 	if r.conf.Consistency != Global {
 		if own == nil {
 			return wanted{}, "", nil
@@ -279,13 +281,13 @@ func (r *Router) freshness(ctx context.Context, h hint) (wanted, string, error) 
 		if sure && (at.text == "" || s.primary == nil || s.dialect == at.dialect) {
 			return wanted{position: at, session: own, changes: changes}, "", nil
 		}
-		want, reason, err := r.primaryPosition(ctx)
+		want, reason, err := r.primaryPosition(k.ctx)
 		if err == nil && reason == "" {
 			own.settle(want.position, changes)
 		}
 		return want, reason, err
 	}
-	return r.primaryPosition(ctx)
+	return r.primaryPosition(k.ctx)
 }
 
 // primaryPosition asks the primary for all that it has written.

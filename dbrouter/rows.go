@@ -1,7 +1,6 @@
 package dbrouter
 
 import (
-	"context"
 	"database/sql/driver"
 	"errors"
 	"io"
@@ -17,33 +16,43 @@ type rows struct {
 	p    *physical
 	stmt driver.Stmt // closed after the rows, nil if none
 	owns bool        // the connection is the rows' own
-	// ctx is that of the query, and writes says that it may write: what it has
-	// written is known at the end of the rows.
-	ctx    context.Context
+	// writes says that the query may write: what it has written is known at the end
+	// of the rows.
 	writes bool
+	// read: it is a read by itself, not in a transaction; and again, that the
+	// caller has seen no row yet.
+	read, again bool
 	// call is the query, here so that both are one piece of memory.
 	call call
-	// read is the query if it is a read by itself, nil in a transaction.
-	read *call
-	// again is read as long as the caller has seen no row.
-	again *call
 }
 
 // query runs the query on a connection.
 func (r *rows) query(p *physical) (err error) {
-	r.Rows, r.stmt, err = queryOn(r.ctx, p, r.call.sql, r.call.args, r.call.prepare)
 	r.p = p
+	k := &r.call
+	if len(k.args) == 0 && !k.prepare && p.queryer != nil {
+		// What queryOn does then, but shorter.
+		if r.Rows, err = p.queryer.QueryContext(k.ctx, k.sql, k.args); !errors.Is(err, driver.ErrSkip) {
+			return err
+		}
+	}
+	r.Rows, r.stmt, err = queryOn(k.ctx, p, k.sql, k.args, k.prepare)
 	return err
 }
 
 // typed returns the rows with the optional interfaces that the driver's have.
 func (r *rows) typed() driver.Rows {
-	_, types := r.Rows.(driver.RowsColumnTypeScanType)
-	_, sets := r.Rows.(driver.RowsNextResultSet)
-	if types && sets {
+	if _, ok := r.Rows.(driverRows); ok {
 		return typedRows{r} // a pointer in itself: it costs no memory
 	}
 	return r
+}
+
+// driverRows is what go-sql-driver's rows can do and others need not: one
+// question instead of several.
+type driverRows interface {
+	driver.RowsColumnTypeScanType
+	driver.RowsNextResultSet
 }
 
 // Next reads a row. If the connection is lost before the first one, or the
@@ -51,36 +60,37 @@ func (r *rows) typed() driver.Rows {
 // elsewhere, once.
 func (r *rows) Next(dest []driver.Value) error {
 	err := r.Rows.Next(dest)
-	k := r.again
-	r.again = nil
-	if err == nil || errors.Is(err, io.EOF) || r.read == nil {
+	again := r.again
+	r.again = false
+	if err == nil || !r.read || errors.Is(err, io.EOF) {
 		return err
 	}
-	ctx := r.read.ctx
+	k := &r.call
+	ctx := k.ctx
 	switch {
 	case r.p != nil && r.p.readOnly && refused(err):
 		// MariaDB refuses before the head of the result, but does not have to.
-		r.c.r.distrust(r.read.sql)
+		r.c.r.distrust(k.sql)
 		ctx = WithPrimary(ctx)
 	case !lost(ctx, r.p, err):
 		return err
 	}
-	if k == nil {
+	if !again {
 		return err
 	}
 	columns, c := slices.Clone(r.Columns()), r.c
 	query, args, prepare := k.sql, k.args, k.prepare
 	r.p.pool.node.lookNow()
 	r.Close() // first, so that its place in the pool is free
-	next, again := c.queryRows(ctx, query, args, prepare)
-	if again != nil {
+	next, failed := c.queryRows(ctx, query, args, prepare)
+	if failed != nil {
 		return err
 	}
 	if next != r {
 		*r = *next
 		next.leave()
 	}
-	r.read, r.again = nil, nil // once is enough
+	r.read, r.again = false, false // once is enough
 	if !slices.Equal(columns, r.Columns()) {
 		return err
 	}
@@ -94,11 +104,11 @@ func (r *rows) Close() error {
 	}
 	p := r.p
 	err := r.Rows.Close()
-	p.abandon(r.ctx)
+	p.abandon(r.call.ctx)
 	if r.stmt != nil {
 		r.stmt.Close()
 	}
-	r.c.r.written(r.ctx, p, r.writes)
+	r.c.r.written(r.call.ctx, r.call.wishes.own(), p, r.writes)
 	switch {
 	case !r.owns:
 	case !p.valid():
@@ -111,7 +121,11 @@ func (r *rows) Close() error {
 }
 
 // leave lets go of what the rows hold, for the next query to use them.
-func (r *rows) leave() { *r = rows{Rows: r.Rows} }
+func (r *rows) leave() {
+	driven := r.Rows
+	*r = rows{}
+	r.Rows = driven
+}
 
 // typedRows are rows with everything that go-sql-driver's have.
 type typedRows struct{ *rows }
@@ -130,7 +144,7 @@ func (r typedRows) HasNextResultSet() bool {
 }
 
 func (r typedRows) NextResultSet() error {
-	r.again = nil
+	r.again = false
 	return r.Rows.(driver.RowsNextResultSet).NextResultSet()
 }
 

@@ -93,7 +93,7 @@ func TestReadIsRepeatedBeforeTheFirstRow(t *testing.T) {
 	if armed.Load() {
 		t.Error("nothing was refused")
 	}
-	if n := r.nodes()[0].pool.used.Load() + r.nodes()[1].pool.used.Load(); n != 0 {
+	if n := r.nodes()[0].pool.busy() + r.nodes()[1].pool.busy(); n != 0 {
 		t.Errorf("%d connections were not given back", n)
 	}
 }

@@ -24,21 +24,18 @@ type Session struct {
 	changes uint64
 }
 
-// sessionKey is the context key of the Session.
-type sessionKey struct{}
-
 // NewSession returns a context whose statements belong to a new Session.
 func (r *Router) NewSession(ctx context.Context) (context.Context, *Session) {
 	s := &Session{r: r}
-	return context.WithValue(ctx, sessionKey{}, s), s
+	return asks(ctx).with(ctx, func(w *wishes) { w.session = s }), s
 }
 
 // session returns the session of a read: that of its context, or, under the
 // consistency of that name, the one that all statements of the Router share.
 // It is nil if there is none.
-func (r *Router) session(ctx context.Context) *Session {
-	if s, ok := ctx.Value(sessionKey{}).(*Session); ok && s.r == r {
-		return s
+func (r *Router) session(w *wishes) *Session {
+	if own := w.own(); own != nil && own.r == r {
+		return own
 	}
 	if r.conf.Consistency == PerSession {
 		return r.shared
@@ -106,16 +103,19 @@ func (s *Session) settle(at position, changes uint64) {
 
 // written tells the sessions what a statement on the primary has written. A
 // server that does not report is asked, if the statement may have written and
-// anybody will want to know.
-func (r *Router) written(ctx context.Context, p *physical, may bool) {
+// anybody will want to know. own is the session of its context, nil if there is
+// none.
+func (r *Router) written(ctx context.Context, own *Session, p *physical, may bool) {
 	if p.readOnly {
 		return
 	}
-	at, sure := p.wrote()
-	own, _ := ctx.Value(sessionKey{}).(*Session)
 	if own != nil && own.r != r {
 		own = nil
 	}
+	if p.track == nil && own == nil && r.conf.Consistency != PerSession {
+		return // nothing is known, and nobody asks
+	}
+	at, sure := p.wrote()
 	if own == nil && r.conf.Consistency != PerSession || !sure && !may {
 		return
 	}

@@ -384,7 +384,7 @@ func TestTokenWriter(t *testing.T) {
 	r, _ := newRouter(t, p.perSession())
 	rec := httptest.NewRecorder()
 	r.Middleware(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r.session(req.Context()).wrote(position{mariaDB, "0-1-7"}, true)
+		r.session(asks(req.Context())).wrote(position{mariaDB, "0-1-7"}, true)
 		w.WriteHeader(http.StatusEarlyHints)
 		if rec.Header().Get("Set-Cookie") != "" {
 			t.Error("the cookie is set before the final head")

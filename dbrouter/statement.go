@@ -31,13 +31,12 @@ type Statement struct {
 
 // call is one statement on its way.
 type call struct {
-	ctx   context.Context
-	sql   string
-	class Classification
-	hint  hint
-	begun time.Time // zero if nobody will ask; see Router.timed
-	// denied: Config.Deny forbids it.
-	denied bool
+	ctx    context.Context
+	sql    string
+	known  *cached   // never changed but before it is sent
+	wishes *wishes   // of ctx
+	hint   hint      // of ctx or of the statement
+	begun  time.Time // zero if nobody will ask; see Router.timed
 	report
 
 	// What it takes to repeat a query.
@@ -50,20 +49,21 @@ type call struct {
 }
 
 // begin classifies a statement. k is zero.
-func (r *Router) begin(k *call, ctx context.Context, sql string) {
-	var comment hintKind
+func (c *conn) begin(k *call, ctx context.Context, sql string) {
 	k.ctx, k.sql = ctx, sql
-	k.class, comment, k.denied = r.cache.classify(sql)
-	k.hint = hinted(ctx, comment)
-	if r.timed {
+	k.known = c.r.cache.classify(sql, &c.recent)
+	k.wishes = asks(ctx)
+	if k.wishes != nil || k.known.hint != noHint {
+		k.hint = k.wishes.hinted(k.known.hint)
+	}
+	if c.r.timed {
 		k.begun = time.Now()
 	}
 }
 
 // report is what will be told about a call.
 type report struct {
-	node    string
-	role    Role
+	by      *physical // nil: no node could be reached
 	reason  string
 	retried bool
 	tries   int
@@ -71,11 +71,7 @@ type report struct {
 
 // run does the statement on a connection and notes where.
 func (k *call) run(p *physical, reason string) error {
-	k.node, k.role, k.reason = p.pool.node.name, Primary, reason
-	if p.readOnly {
-		k.role = Replica
-	}
-	k.retried = k.tries > 0
+	k.by, k.reason, k.retried = p, reason, k.tries > 0
 	k.tries++
 	var err error
 	if k.rows != nil {
@@ -86,10 +82,10 @@ func (k *call) run(p *physical, reason string) error {
 	if err != nil {
 		p.abandon(k.ctx)
 	}
-	if k.class.Kind == Pin {
+	if k.known.Kind == Pin {
 		p.prepared.stale = true
 	}
-	if k.class.Kind == Pin && p.track != nil && mentions(k.sql, "session_track") {
+	if k.known.Kind == Pin && p.track != nil && mentions(k.sql, "session_track") {
 		p.track.follow.lost = true // it may have ended the reports
 	}
 	return err
@@ -124,8 +120,13 @@ func (r *Router) tell(k *call, err error) {
 	if r.conf.OnStatement == nil && r.conf.OnSlow == nil {
 		return
 	}
-	s := Statement{Node: k.node, Role: k.role, Reason: k.reason, SQL: k.sql,
-		Duration: time.Since(k.begun), Err: err, Retried: k.retried}
+	s := Statement{Reason: k.reason, SQL: k.sql, Duration: time.Since(k.begun), Err: err, Retried: k.retried}
+	if k.by != nil {
+		s.Node, s.Role = k.by.pool.node.name, Primary
+		if k.by.readOnly {
+			s.Role = Replica
+		}
+	}
 	if r.conf.OnStatement != nil {
 		r.conf.OnStatement(k.ctx, s)
 	}

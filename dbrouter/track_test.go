@@ -39,6 +39,7 @@ func secureCluster(t *testing.T, replicas int) (*mariadb.Cluster, *testcert.CA) 
 
 // tracked says whether all connections to a node for writes report.
 func tracked(n *node) bool {
+	n.pool.cool()
 	n.pool.mu.Lock()
 	defer n.pool.mu.Unlock()
 	count := 0

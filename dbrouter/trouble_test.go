@@ -164,7 +164,7 @@ func testCancelAndClose(t *testing.T, c *mariadb.Cluster, _ *Router, _ *record) 
 			}
 		})
 	}
-	until(t, "statements run", func() bool { return r.nodes()[0].pool.used.Load() == 2 })
+	until(t, "statements run", func() bool { return r.nodes()[0].pool.busy() == 2 })
 	time.Sleep(20 * time.Millisecond)
 	begun := time.Now()
 	if err := r.Close(); err != nil {

@@ -24,9 +24,9 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 		return nil, errors.New("dbrouter: a transaction has begun already")
 	}
 	t := &tx{c: c, ctx: ctx}
-	k := &call{ctx: ctx, sql: "BEGIN", class: Classification{Write, "transaction"}, hint: hinted(ctx, noHint), begun: time.Now()}
+	k := &call{ctx: ctx, sql: "BEGIN", known: &cached{Classification: Classification{Write, "transaction"}}, wishes: asks(ctx), begun: time.Now()}
 	if opts.ReadOnly {
-		k.class = Classification{Read, "read-only transaction"}
+		k.known.Classification = Classification{Read, "read-only transaction"}
 	}
 	k.do = func(p *physical) (err error) {
 		b, ok := p.conn.(driver.ConnBeginTx)
@@ -46,7 +46,7 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 		}
 		return nil, err
 	}
-	t.reason = k.class.Reason
+	t.reason = k.known.Reason
 	c.tx = t
 	// It is the transaction's until its end.
 	if t.p == c.replica {
@@ -69,9 +69,9 @@ func (t *tx) end(name string, f func() error) error {
 	if c.tx != t {
 		return errors.New("dbrouter: the transaction has ended already")
 	}
-	k := &call{ctx: t.ctx, sql: name, begun: time.Now(), do: func(*physical) error { return f() }}
+	k := &call{ctx: t.ctx, sql: name, known: new(cached), begun: time.Now(), do: func(*physical) error { return f() }}
 	err := k.run(p, t.reason)
-	c.r.written(t.ctx, p, err == nil && name == "COMMIT")
+	c.r.written(t.ctx, asks(t.ctx).own(), p, err == nil && name == "COMMIT")
 	c.r.tell(k, err)
 	c.notice(p, err)
 	c.tx = nil
