@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	driver "github.com/go-sql-driver/mysql"
@@ -34,6 +35,7 @@ type bench struct {
 	primary, replica          *sql.DB // the driver alone
 	hopPrimary, hopReplica    *sql.DB // nil without HAProxy
 	eventual, session, global *dbrouter.Router
+	onPrimary                 [3]atomic.Int64 // the reads of each that the primary has done
 	plain, resolver           *gorm.DB
 	closers                   []func()
 }
@@ -59,11 +61,11 @@ func newBench(ctx context.Context, c *mariadb.Cluster, out *report.Section) (b *
 	if err := fill(ctx, b.primary); err != nil {
 		return nil, err
 	}
-	for _, r := range []struct {
+	for i, r := range []struct {
 		into        **dbrouter.Router
 		consistency dbrouter.Consistency
 	}{{&b.eventual, dbrouter.Eventual}, {&b.session, dbrouter.PerSession}, {&b.global, dbrouter.Global}} {
-		if *r.into, err = b.route(ctx, confs, r.consistency); err != nil {
+		if *r.into, err = b.route(ctx, confs, r.consistency, &b.onPrimary[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -101,9 +103,14 @@ func fill(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-func (b *bench) route(ctx context.Context, confs []*driver.Config, consistency dbrouter.Consistency) (*dbrouter.Router, error) {
+func (b *bench) route(ctx context.Context, confs []*driver.Config, consistency dbrouter.Consistency, onPrimary *atomic.Int64) (*dbrouter.Router, error) {
 	r, err := dbrouter.New(dbrouter.Config{
 		Nodes: []dbrouter.Node{{Config: confs[0]}, {Config: confs[1]}}, Consistency: consistency, Logger: slog.New(slog.DiscardHandler),
+		OnStatement: func(_ context.Context, s dbrouter.Statement) {
+			if s.Role == dbrouter.Primary && s.SQL == selectSQL {
+				onPrimary.Add(1)
+			}
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -202,7 +209,7 @@ func (b *bench) openHop(ctx context.Context, confs []*driver.Config, out *report
 func (b *bench) selects() []subject {
 	id := 0
 	point := func(name string, db *sql.DB) subject {
-		return subject{name, func(ctx context.Context) (bool, error) {
+		return subject{name: name, operation: func(ctx context.Context) (bool, error) {
 			id = id%rows + 1
 			var v int
 			err := db.QueryRowContext(ctx, selectSQL, id).Scan(&v)
@@ -210,7 +217,7 @@ func (b *bench) selects() []subject {
 		}}
 	}
 	byGorm := func(name string, db *gorm.DB) subject {
-		return subject{name, func(ctx context.Context) (bool, error) {
+		return subject{name: name, operation: func(ctx context.Context) (bool, error) {
 			id = id%rows + 1
 			var v int
 			err := db.WithContext(ctx).Raw(selectSQL, id).Scan(&v).Error
@@ -228,7 +235,7 @@ func (b *bench) selects() []subject {
 // pairs are the subjects of a write and a read.
 func (b *bench) pairs() []subject {
 	pair := func(name string, write, read *sql.DB, begin func(context.Context) context.Context) subject {
-		return subject{name, func(ctx context.Context) (bool, error) {
+		return subject{name: name, operation: func(ctx context.Context) (bool, error) {
 			if begin != nil {
 				ctx = begin(ctx)
 			}
@@ -254,8 +261,9 @@ func (b *bench) pairs() []subject {
 	}
 	out := []subject{
 		pair(direct, b.primary, b.primary, nil), pair(oursSession, b.session.DB(), b.session.DB(), session), pair(oursGlobal, b.global.DB(), b.global.DB(), nil),
-		{byHand, b.handPair}, {resolver, b.gormPair},
+		{name: byHand, operation: b.handPair}, {name: resolver, operation: b.gormPair},
 	}
+	out[1].primary, out[2].primary = &b.onPrimary[1], &b.onPrimary[2]
 	if b.hopPrimary != nil {
 		out = append(out, pair(hop, b.hopPrimary, b.hopPrimary, nil))
 	}
