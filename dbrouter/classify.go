@@ -312,7 +312,7 @@ const lengthsThatMatter = "" +
 	"\x20\x00\x08\x02\x20\x04\x02\x00" + // P R S T U V
 	"\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// lookCall judges a word before a parenthesis. A function must touch it: with a
+// lookCall judges a word before a parenthesis. Some functions must touch it: with a
 // space between, count (x) may call a stored function of that name.
 func (c *classifier) lookCall(w []byte, next token) {
 	switch string(w) {
@@ -329,9 +329,12 @@ func (c *classifier) lookCall(w []byte, next token) {
 	case c.isWord(c.prev, "WITH"), c.isWord(c.prev, "RECURSIVE"):
 		// the columns of a common table expression
 	case beforeParenthesis(w):
+	case c.isWord(c.prev, "AS"):
+		// the name of a derived table, before those of its columns, or a type
+	case string(w) == "COLUMNS" && c.prev.kind == quotedToken: // of JSON_TABLE
 	case (string(w) == "ANY" || string(w) == "SOME") && (isSign(c.prev, '=') || isSign(c.prev, '<') || isSign(c.prev, '>')):
 	case string(w) == "AGAINST" && isSign(c.prev, ')'):
-	case next.start != c.tok.end:
+	case next.start != c.tok.end && mustTouch(w):
 		c.raise(Write, "call of a stored function")
 	case !readingFunction(w):
 		c.raise(Write, "call of a function that is not known to only read")

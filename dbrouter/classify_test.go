@@ -46,6 +46,12 @@ var reads = []string{
 	"SELECT IF(a > 1, 'x', 'y'), CASE WHEN (a) THEN (b) ELSE (c) END FROM t",
 	"SELECT SLEEP(0)",
 	"SELECT SQL_CALC_FOUND_ROWS a FROM t LIMIT 1",
+	"SELECT IF (a > 1, 2, 3), COALESCE (a, b), CONCAT ('a', 'b'), CHAR (65), AVG (a) FROM t",
+	"SELECT a FROM t WHERE MATCH (v) AGAINST ('x' IN BOOLEAN MODE) ORDER BY FIELD (a, 1, 2)",
+	"SELECT x.a FROM (SELECT 1 UNION SELECT 2) AS x (a)",
+	"SELECT a FROM JSON_TABLE('[1]', '$[*]' COLUMNS(a INT PATH '$', NESTED PATH '$.b[*]' COLUMNS (b INT PATH '$'))) AS j",
+	"SELECT /*+ MAX_EXECUTION_TIME(1000) INDEX(t@qb1 i, j) */ a FROM t",
+	"SELECT AES_DECRYPT(v, 'k'), TO_CHAR(NOW()), JSON_OVERLAPS('[1]', '[2]'), ST_AREA(NULL), UUID_TO_BIN(v) FROM t",
 }
 
 // others must not be taken for less than this.
@@ -119,6 +125,14 @@ var others = []struct {
 	{Pin, "SELECT 1 /*!FOR UPDATE */"},
 	{Pin, "SELECT 1 /*M! INTO OUTFILE '/tmp/x' */"},
 	{Pin, "SELECT /*+ SET_VAR(sql_mode='ANSI_QUOTES') */ 1"},
+	{Pin, "SELECT /*+ set_var(sql_safe_updates=0) */ 1"},
+	{Pin, "SELECT /*+ RESOURCE_GROUP(a) */ 1"},
+	{Pin, "SELECT /*+ QB_NAME(`a*/b`) */ 1 FOR UPDATE -- `"},
+	{Pin, "SELECT /*+ MAX_EXECUTION_TIME(1)"},
+	{Write, "SELECT /*+ NO_BKA(t) */ a FROM t FOR UPDATE"},
+	{Write, "SELECT 'x' f (1)"},
+	{Write, "SELECT a COLUMNS (1)"},
+	{Write, "SELECT now (), rank () FROM t"},
 	{Write, "SELECT f(1)"},
 	{Write, "SELECT db.count(a) FROM t"},
 	{Write, "SELECT `f`(1)"},

@@ -105,21 +105,34 @@ func (l *lexer) dashes() bool {
 	return c <= ' ' || c == 0x7f
 }
 
-// comment skips a comment. One that servers execute, or take hints from, is
-// not a comment to us.
+// comment skips a comment. One that servers execute, or may take more than advice
+// from, is not a comment to us.
 func (l *lexer) comment() string {
 	switch c := l.at(2); {
 	case c == '!', (c == 'M' || c == 'm') && l.at(3) == '!':
 		return "executable comment"
-	case c == '+':
-		return "optimizer hint"
 	}
 	end := strings.Index(l.sql[l.pos+2:], "*/")
 	if end < 0 {
 		return "comment without end"
 	}
+	if l.at(2) == '+' && !harmlessHint(l.sql[l.pos+3:l.pos+2+end]) {
+		return "optimizer hint"
+	}
 	l.pos += 2 + end + 2
 	return ""
+}
+
+// harmlessHint says whether optimizer hints are advice only: they set no variable,
+// and hold no text or quoted name in which MySQL would read on beyond the end of a
+// comment.
+func harmlessHint(hint string) bool {
+	for i := range len(hint) {
+		if c := hint[i]; !isWord(c) && !isSpace(c) && strings.IndexByte("@,.()=%", c) < 0 {
+			return false
+		}
+	}
+	return !mentions(hint, "SET_VAR") && !mentions(hint, "RESOURCE_GROUP")
 }
 
 // number looks at a word that is a number, or follows on a dot.

@@ -5,6 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,6 +32,7 @@ func TestRealServers(t *testing.T) {
 		f    func(*testing.T, *mariadb.Cluster, *Router, *record)
 	}{
 		{"corpus", testCorpus},
+		{"functions before a space", testFunctionsBeforeASpace},
 		{"safety net", testSafetyNet},
 		{"session", testSession},
 		{"transactions", testTransactions},
@@ -83,6 +87,58 @@ func testCorpus(t *testing.T, c *mariadb.Cluster, r *Router, _ *record) {
 	}
 	if after := one[string](t, conn, "SELECT @@global.gtid_current_pos"); after != before {
 		t.Errorf("the replica wrote: %s, before %s", after, before)
+	}
+}
+
+// wordLiterals are the words that words.go knows.
+var wordLiterals = regexp.MustCompile(`"([A-Z0-9_]+)"`)
+
+// testFunctionsBeforeASpace has a stored function of the name of each word that is
+// known: what is taken for a read although a space follows on it must not call that
+// one, unless the server has no function of that name at all.
+func testFunctionsBeforeASpace(t *testing.T, c *mariadb.Cluster, _ *Router, _ *record) {
+	text, err := os.ReadFile("words.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("mysql", c.Nodes()[0].AdminConfig().FormatDSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	mustExec(t, conn, "CREATE DATABASE names")
+	defer db.ExecContext(context.Background(), "DROP DATABASE names")
+	mustExec(t, conn, "USE names")
+	const stored = 4711
+	called := func(query string) bool {
+		var got sql.NullString
+		err := conn.QueryRowContext(t.Context(), query).Scan(&got)
+		return err == nil && got.String == strconv.Itoa(stored)
+	}
+	reading, calling := 0, 0
+	for _, m := range wordLiterals.FindAllStringSubmatch(string(text), -1) {
+		name := m[1]
+		if _, err := conn.ExecContext(t.Context(), fmt.Sprintf("CREATE OR REPLACE FUNCTION `%s`(a INT) RETURNS INT DETERMINISTIC RETURN %d", name, stored)); err != nil {
+			continue // a name that no function can have
+		}
+		touching, spaced := "SELECT "+name+"(1)", "SELECT "+name+" (1)"
+		read := Classify(spaced).Kind == Read
+		switch {
+		case called(spaced) && !called(touching):
+			if calling++; read {
+				t.Errorf("%s is taken for a read, and calls a stored function", spaced)
+			}
+		case read:
+			reading++
+		}
+	}
+	if reading < 100 || calling < 20 {
+		t.Errorf("%d are reads, want 100; %d call stored functions, want 20", reading, calling)
 	}
 }
 
