@@ -19,8 +19,11 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -30,7 +33,8 @@ import (
 const (
 	maxScript = 64 << 20 // bytes
 	readyWait = 10 * time.Second
-	firstRows = 10 // printed of a result
+	firstRows = 10      // printed of a result
+	maxValue  = 1 << 10 // bytes printed of a value
 )
 
 func main() {
@@ -57,18 +61,25 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("sqlsplit", flag.ContinueOnError)
 	f.SetOutput(stderr)
+	var dsns []string
 	f.Func("node", "`DSN` of a server; repeat it for each", func(dsn string) error {
-		c, err := mysql.ParseDSN(dsn)
-		if err != nil {
-			return err
-		}
-		o.conf.Nodes = append(o.conf.Nodes, dbrouter.Node{Config: c})
+		dsns = append(dsns, dsn) // an error here would tell the whole of it, with the password
 		return nil
 	})
 	consistency := f.String("consistency", "session", "what reads see: session, global, eventual or primary")
 	f.BoolVar(&o.explain, "explain", false, "say where each statement would go, without running it")
 	if err := f.Parse(args); err != nil {
 		return o, err
+	}
+	for i, dsn := range dsns {
+		c, err := mysql.ParseDSN(dsn)
+		if err == nil && dsn == "" {
+			err = errors.New("it is empty, want USER:PASSWORD@tcp(HOST:PORT)/DATABASE")
+		}
+		if err != nil {
+			return o, fmt.Errorf("-node number %d: %w", i+1, err)
+		}
+		o.conf.Nodes = append(o.conf.Nodes, dbrouter.Node{Config: c})
 	}
 	switch *consistency {
 	case "session":
@@ -126,18 +137,29 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			fmt.Fprintf(stdout, "%s\n  %v\n", headline(s), router.Explain(ctx, s))
 			continue
 		}
+		last = dbrouter.Statement{}
 		result, err := do(ctx, conn, s)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
 			failed++
 			result = "error: " + err.Error() + "\n"
 		}
-		fmt.Fprintf(stdout, "%s\n  %s %v: %s, %v\n%s", headline(s), last.Node, last.Role, last.Reason,
-			last.Duration.Round(time.Microsecond), indent(result))
+		fmt.Fprintf(stdout, "%s\n  %s\n%s", headline(s), where(last), indent(result))
 	}
 	if failed > 0 {
 		return fmt.Errorf("%d of %d statements failed", failed, len(statements))
 	}
 	return nil
+}
+
+// where says where a statement was done.
+func where(s dbrouter.Statement) string {
+	if s.Node == "" {
+		return "no node"
+	}
+	return fmt.Sprintf("%s %v: %s, %v", s.Node, s.Role, s.Reason, s.Duration.Round(time.Microsecond))
 }
 
 func read(file string, stdin io.Reader) ([]string, error) {
@@ -192,7 +214,14 @@ func do(ctx context.Context, conn *sql.Conn, statement string) (string, error) {
 		return "", err
 	}
 	defer rows.Close()
-	return table(rows)
+	var out strings.Builder
+	for {
+		text, err := table(rows)
+		out.WriteString(text)
+		if err != nil || !rows.NextResultSet() {
+			return out.String(), errors.Join(err, rows.Err())
+		}
+	}
 }
 
 // hasRows says whether a statement is likely to have rows to show.
@@ -216,7 +245,13 @@ func table(rows *sql.Rows) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if len(columns) == 0 {
+		return "done\n", nil
+	}
 	var out strings.Builder
+	for i, c := range columns {
+		columns[i] = printable(c)
+	}
 	out.WriteString(strings.Join(columns, "\t") + "\n")
 	values := make([]sql.NullString, len(columns))
 	into := make([]any, len(columns))
@@ -236,7 +271,7 @@ func table(rows *sql.Rows) (string, error) {
 				out.WriteByte('\t')
 			}
 			if v.Valid {
-				out.WriteString(v.String)
+				out.WriteString(printable(v.String))
 			} else {
 				out.WriteString("NULL")
 			}
@@ -249,10 +284,31 @@ func table(rows *sql.Rows) (string, error) {
 	return out.String(), rows.Err()
 }
 
+// printable is a value that stays in its line and column, and is harmless to a
+// terminal: in quotes and with escapes, if it would not be, and in hexadecimal
+// digits, as SQL writes them, if it is no text.
+func printable(s string) string {
+	if len(s) > maxValue {
+		return printable(s[:maxValue]) + fmt.Sprintf("… (%d bytes)", len(s))
+	}
+	if !utf8.ValidString(s) {
+		return fmt.Sprintf("x'%x'", s)
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
 // headline is the statement in one line of bounded length.
 func headline(s string) string {
 	const most = 100
-	line := strings.Join(strings.Fields(s), " ")
+	line := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, strings.Join(strings.Fields(s), " "))
 	if r := []rune(line); len(r) > most {
 		return string(r[:most]) + "…"
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -31,6 +32,13 @@ func TestSplit(t *testing.T) {
 		"# ;\nSELECT 1--1;SELECT 2":              {"# ;\nSELECT 1--1", "SELECT 2"},
 		"SELECT 'open; SELECT 2":                 {"SELECT 'open; SELECT 2"},
 		"DELIMITER //\nA; B//\ndelimiter ;\nC;D": {"A; B", "C", "D"},
+		"-- x\r\nDELIMITER //\r\nA; B//\r\nDELIMITER ;\r\nC;\r\n": {"-- x\r\nA; B", "C"},
+		"\ufeffSELECT 1;\r\nSELECT 2;\r\n":                        {"SELECT 1", "SELECT 2"},
+		"SELECT 1; -- done; or not\n# ;\n/* ; */ ;":               {"SELECT 1"},
+		"--\tx;\n--\r\n--":                                        nil,
+		"/*! SELECT 1 */; /*M!100100 SELECT 2 */":                 {"/*! SELECT 1 */", "/*M!100100 SELECT 2 */"},
+		"SELECT 'DELIMITER //\n;'; SELECT a\nDELIMITER FROM t":    {"SELECT 'DELIMITER //\n;'", "SELECT a\nDELIMITER FROM t"},
+		"/* a */ DELIMITER //\n;SELECT 1":                         {"/* a */ DELIMITER //", "SELECT 1"},
 	} {
 		if got := split(script); !slices.Equal(got, want) {
 			t.Errorf("%q: %q, want %q", script, got, want)
@@ -38,8 +46,8 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// FuzzSplit: nothing but white space, semicolons and delimiter lines is lost, and
-// no statement is empty.
+// FuzzSplit: nothing but white space, semicolons, delimiter lines and comments is
+// lost, and no statement is empty.
 func FuzzSplit(f *testing.F) {
 	f.Add("SELECT ';'; # x\nSELECT 2")
 	f.Fuzz(func(t *testing.T, script string) {
@@ -49,7 +57,8 @@ func FuzzSplit(f *testing.F) {
 				t.Errorf("%q has an empty statement", got)
 			}
 		}
-		if strings.Contains(strings.ToUpper(script), "DELIMITER") {
+		if strings.Contains(strings.ToUpper(script), "DELIMITER") || strings.Contains(script, "--") || strings.Contains(script, "/*") ||
+			strings.ContainsAny(script, "#\ufeff") {
 			return
 		}
 		clean := func(s string) string {
@@ -129,7 +138,8 @@ func TestMistakes(t *testing.T) {
 		want string
 	}{
 		{nil, "no -node"},
-		{[]string{"-node", "x"}, "-node"},
+		{[]string{"-node", "x"}, "-node number 1"},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "-node", ""}, "-node number 2: it is empty"},
 		{[]string{"-node", "tcp(127.0.0.1:1)/", "-consistency", "some"}, `"some"`},
 		{[]string{"-node", "tcp(127.0.0.1:1)/", "a", "b"}, "2 files"},
 		{[]string{"-node", "tcp(127.0.0.1:1)/", "/nowhere/a.sql"}, "/nowhere/a.sql"},
@@ -137,5 +147,73 @@ func TestMistakes(t *testing.T) {
 		if err := run(t.Context(), c.args, strings.NewReader(""), io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v, want %q", c.args, err, c.want)
 		}
+	}
+}
+
+// TestSecrets: a mistake in a DSN does not put its password on the terminal.
+func TestSecrets(t *testing.T) {
+	var stderr strings.Builder
+	err := run(t.Context(), []string{"-node", "app:secret@tcp(127.0.0.1:1)"}, strings.NewReader(""), io.Discard, &stderr)
+	if err == nil || strings.Contains(err.Error()+stderr.String(), "secret") {
+		t.Errorf("%v\n%s", err, stderr.String())
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for value, want := range map[string]string{
+		"":                              "",
+		"a b\u00a0ü":                    `"a b\u00a0ü"`,
+		"x\ty\n":                        `"x\ty\n"`,
+		"\x1b[2J":                       `"\x1b[2J"`,
+		"\x00\xff":                      "x'00ff'",
+		strings.Repeat("x", maxValue+1): strings.Repeat("x", maxValue) + "… (1025 bytes)",
+	} {
+		if got := printable(value); got != want {
+			t.Errorf("%q is printed as %s, want %s", value, got, want)
+		}
+	}
+}
+
+// odd answers with values that are no plain text, with no result, and not at all.
+type odd struct{ hung chan struct{} }
+
+func (o odd) Handle(ctx context.Context, q mysqltest.Query) (mysqltest.Result, error) {
+	switch {
+	case strings.HasPrefix(q.SQL, "CALL"):
+		return mysqltest.Result{}, nil
+	case strings.HasPrefix(q.SQL, "SELECT hang"):
+		close(o.hung)
+		<-ctx.Done()
+		return mysqltest.Result{}, ctx.Err()
+	}
+	return mysqltest.Result{Columns: mysqltest.Columns("a", "b", "c"), Rows: [][]any{{"\x00\xff", "x\ny", nil}}}, nil
+}
+
+func TestOutput(t *testing.T) {
+	h := odd{make(chan struct{})}
+	primary, err := mysqltest.New(mysqltest.Config{Handler: h, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer primary.Close()
+	var out strings.Builder
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		<-h.hung
+		cancel()
+	}()
+	script := "SELECT a, b, c;\nCALL p();\nSELECT hang;\nSELECT never;\n"
+	err = run(ctx, []string{"-node", primary.DSN()}, strings.NewReader(script), &out, io.Discard)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("after an interrupt: %v", err)
+	}
+	for _, want := range []string{"    a\tb\tc\n    x'00ff'\t\"x\\ny\"\tNULL\n", "    done\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "never") {
+		t.Errorf("it went on after an interrupt:\n%s", out.String())
 	}
 }

@@ -4,19 +4,22 @@ import "strings"
 
 // split cuts a script into statements at the semicolons that are not in quotes
 // or comments. A statement may have semicolons by "DELIMITER x", as for the
-// mysql client.
+// mysql client. What has nothing but comments is none, unless servers execute them.
 func split(script string) []string {
 	var out []string
+	script = strings.TrimPrefix(script, "\ufeff") // of a file from Windows
 	delimiter := ";"
 	var current strings.Builder
+	empty := true
 	flush := func() {
-		if s := strings.TrimSpace(current.String()); s != "" {
-			out = append(out, s)
+		if !empty {
+			out = append(out, strings.TrimSpace(current.String()))
 		}
 		current.Reset()
+		empty = true
 	}
 	for rest := script; rest != ""; {
-		if strings.TrimSpace(current.String()) == "" {
+		if empty && rest[0]|0x20 == 'd' && lineBegins(current.String()) {
 			if d, after, ok := delimiterLine(rest); ok {
 				delimiter, rest = d, after
 				continue
@@ -28,6 +31,7 @@ func split(script string) []string {
 			continue
 		}
 		n := piece(rest)
+		empty = empty && (isComment(rest[:n]) || strings.TrimSpace(rest[:n]) == "")
 		current.WriteString(rest[:n])
 		rest = rest[n:]
 	}
@@ -35,9 +39,33 @@ func split(script string) []string {
 	return out
 }
 
+// lineBegins says whether what follows on a text without a statement may be a
+// line of its own.
+func lineBegins(before string) bool {
+	before = strings.TrimRight(before, " \t")
+	return before == "" || strings.HasSuffix(before, "\n")
+}
+
+// isComment says whether a piece is a comment that servers do not execute.
+func isComment(piece string) bool {
+	switch {
+	case strings.HasPrefix(piece, "/*"):
+		return !strings.HasPrefix(piece, "/*!") && !strings.HasPrefix(strings.ToUpper(piece[:min(len(piece), 4)]), "/*M!")
+	case strings.HasPrefix(piece, "#"):
+		return true
+	}
+	return dashes(piece)
+}
+
+// dashes says whether a comment by two dashes begins s: white space or the end
+// must follow.
+func dashes(s string) bool {
+	return strings.HasPrefix(s, "--") && (len(s) == 2 || s[2] <= ' ')
+}
+
 // delimiterLine reads a line such as "DELIMITER //".
 func delimiterLine(s string) (delimiter, after string, ok bool) {
-	line, after, _ := strings.Cut(strings.TrimLeft(s, " \t\r\n"), "\n")
+	line, after, _ := strings.Cut(s, "\n")
 	fields := strings.Fields(line)
 	if len(fields) != 2 || !strings.EqualFold(fields[0], "DELIMITER") {
 		return "", "", false
@@ -57,7 +85,7 @@ func piece(s string) int {
 	switch {
 	case strings.HasPrefix(s, "/*"):
 		return end(2, "*/")
-	case s[0] == '#', strings.HasPrefix(s, "-- "), strings.HasPrefix(s, "--\n"):
+	case s[0] == '#', dashes(s):
 		return end(1, "\n")
 	case s[0] == '\'', s[0] == '"', s[0] == '`':
 		for i := 1; i < len(s); i++ {
