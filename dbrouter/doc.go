@@ -85,7 +85,9 @@
 // the server is told to end it (KILL QUERY).
 //
 // With [Config.BufferWait] a statement for the primary, or the beginning of a
-// transaction, is held back while there is no primary, instead of failing.
+// transaction, is held back while there is no primary, instead of failing. So is
+// one that a node has refused because it has become read-only, as often as that
+// happens in the time.
 //
 // # What each consistency promises
 //

@@ -232,6 +232,39 @@ func TestRefusedForAnotherReason(t *testing.T) {
 	}
 }
 
+// TestQuickSwitchovers: a statement that is refused, held back, and refused again,
+// because the node has become read-only once more since a look found it writable,
+// is held back until the node stays writable.
+func TestQuickSwitchovers(t *testing.T) {
+	const switchovers = 3
+	p := newPair(t)
+	c := p.config()
+	c.BufferWait, c.OnStateChange = time.Minute, nil
+	r, _ := open(t, c)
+	var arrived atomic.Int32
+	p.primary.Inject(mysqltest.Fault{Times: -1, Match: func(sql string) bool {
+		if sql == update && arrived.Add(1) <= switchovers {
+			p.primary.SetReadOnly(true)
+		}
+		return false
+	}})
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.DB().ExecContext(t.Context(), update)
+		done <- err
+	}()
+	for i := range int32(switchovers) {
+		until(t, "it is held back", func() bool { return arrived.Load() == i+1 && len(r.held) == 1 || len(done) > 0 })
+		p.primary.SetReadOnly(false)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n, times := p.data.n.Load(), arrived.Load(); n != 1 || times != switchovers+1 {
+		t.Errorf("done %d times, sent %d times, want once and %d times", n, times, switchovers+1)
+	}
+}
+
 // TestReadsOfADemotedPrimary: the answer to the question for its position tells
 // at once that it is none any more.
 func TestReadsOfADemotedPrimary(t *testing.T) {

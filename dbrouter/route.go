@@ -107,15 +107,17 @@ func (c *conn) onPrimary(k *call, reason string) error {
 			return nil
 		}
 		c.notice(p, err)
-		// Error 1290 also tells of other options than read_only: a node that refuses
-		// again, although a look has found it writable, means one of those.
-		if k.known.Kind != Pin && !c.pinned && demoted(err) && refusals == 0 && c.r.hold(k, s, s.primary) {
-			c.settle(p, err)
-			if c.r.monitor.now.Load().primary == s.primary {
+		if k.known.Kind != Pin && !c.pinned && demoted(err) && c.r.conf.BufferWait > 0 {
+			// Error 1290 also tells of other options than read_only: a node that
+			// refuses twice, and says that it is writable, means one of those.
+			if !p.saysReadOnly(k.ctx) {
 				refusals++
 			}
-			try = 0
-			continue
+			if refusals < 2 && c.r.hold(k, s, s.primary) {
+				c.settle(p, err)
+				try = 0
+				continue
+			}
 		}
 		if k.known.Kind == Pin && !errors.Is(err, driver.ErrBadConn) {
 			c.pinned = true // also after an error: part of it may have been done
@@ -128,6 +130,14 @@ func (c *conn) onPrimary(k *call, reason string) error {
 			return err
 		}
 	}
+}
+
+// saysReadOnly asks a server that has refused a statement whether it is read-only.
+func (p *physical) saysReadOnly(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, positionLimit)
+	defer cancel()
+	answer, err := askOne(ctx, p.conn, "SELECT @@global.read_only", 1)
+	return err == nil && answer[0] == "1"
 }
 
 // notice has the monitor look at a node whose answer tells that its role has
