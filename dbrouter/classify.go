@@ -204,6 +204,10 @@ func (c *classifier) look(next token) {
 		if c.reading && isSign(next, '(') {
 			c.raise(Write, "call of a quoted name")
 		}
+		// With sql_mode ORACLE also in quotes.
+		if name := c.lex.sql[c.tok.start+1 : c.tok.end-1]; c.reading && isSign(c.prev, '.') && (strings.EqualFold(name, "NEXTVAL") || strings.EqualFold(name, "CURRVAL")) {
+			c.raise(Write, "sequence")
+		}
 	case signToken:
 		c.lookSign(next)
 	case wordToken:

@@ -143,6 +143,9 @@ var others = []struct {
 	{Write, "SELECT nextval(s)"},
 	{Write, "SELECT s.nextval"},
 	{Write, "SELECT s.currval"},
+	{Write, "SELECT s.`nextval`"},
+	{Write, "SELECT `s` . \"Currval\""},
+	{Pin, "SELECT [a'b] FROM t FOR UPDATE -- '"}, // sql_mode MSSQL
 	{Write, "SELECT setval(s, 1)"},
 	{Write, "SELECT a FROM t PROCEDURE ANALYSE()"},
 	{Write, "SELECT LAST_INSERT_ID()"}, // ProxySQL #4621
@@ -361,7 +364,7 @@ func TestByteKinds(t *testing.T) {
 		if space := strings.IndexByte(" \t\n\v\f\r", c) >= 0; isWord(c) != word || isSpace(c) != space {
 			t.Errorf("%q: word %v, space %v", c, isWord(c), isSpace(c))
 		}
-		if sign := strings.IndexByte("!%&()*+,.:;<=>?@[]^{|}~", c) >= 0; sign != (byteKinds[c] == signByte) {
+		if sign := strings.IndexByte("!%&()*+,.:;<=>?@]^{|}~", c) >= 0; sign != (byteKinds[c] == signByte) {
 			t.Errorf("%q: sign %v", c, !sign)
 		}
 	}
