@@ -151,6 +151,9 @@ func TestSoakMySQL(t *testing.T) {
 		}
 	}
 	corpusOn(t, confs[1])
+	admin := confs[0].Clone()
+	admin.User = "admin"
+	functionsBeforeASpace(t, admin)
 }
 
 // corpusOn: what is classified as a read must not be refused in a read-only
