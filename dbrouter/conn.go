@@ -159,8 +159,13 @@ func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue,
 		c.r.written(ctx, k.wishes.own(), p, err == nil && k.known.Kind >= Write && c.tx == nil)
 		return err
 	}
-	err := final(c.route(k))
-	c.r.tell(k, err)
+	err := c.route(k)
+	if err != nil {
+		err = final(err)
+	}
+	if c.r.told {
+		c.r.tell(k, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -177,8 +182,13 @@ func (c *conn) queryRows(ctx context.Context, query string, args []driver.NamedV
 	c.begin(k, ctx, query)
 	k.args, k.prepare, k.rows = args, prepare, out
 	out.writes = k.known.Kind >= Write && c.tx == nil
-	err := final(c.route(k))
-	c.r.tell(k, err)
+	err := c.route(k)
+	if err != nil {
+		err = final(err)
+	}
+	if c.r.told {
+		c.r.tell(k, err)
+	}
 	if err != nil {
 		*out = rows{}
 		return nil, err

@@ -99,9 +99,6 @@ func lost(ctx context.Context, p *physical, err error) bool {
 // final is the error that is shown outside. Everything that is safe to repeat
 // has been repeated by then, so database/sql must not do it again.
 func final(err error) error {
-	if err == nil {
-		return nil
-	}
 	if _, ok := errors.AsType[lostSession](err); !ok && errors.Is(err, driver.ErrBadConn) {
 		return mysql.ErrInvalidConn
 	}

@@ -34,7 +34,7 @@ func newKills(n *node) *kills { return &kills{node: n, queue: make(chan victim, 
 // abandon has the server end what the connection does, if the driver has closed
 // it because the context ended.
 func (p *physical) abandon(ctx context.Context) {
-	if ctx.Err() == nil || p.track == nil || p.track.thread == 0 || p.valid() || p.abandoned {
+	if p.track == nil || ctx.Err() == nil || p.track.thread == 0 || p.valid() || p.abandoned {
 		return
 	}
 	p.abandoned = true

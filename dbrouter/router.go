@@ -19,7 +19,8 @@ const idleLogical = 128
 // driver.Connector, and safe for concurrent use.
 type Router struct {
 	conf      Config
-	timed     bool // somebody wants to know when a statement has begun
+	told      bool // somebody wants to know of the statements
+	timed     bool // it matters when a statement has begun
 	monitor   *monitor
 	positions *positions
 	shared    *Session      // what has been written through the Router
@@ -67,7 +68,8 @@ func build(c Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Router{conf: c, timed: c.OnStatement != nil || c.OnSlow != nil || c.BufferWait > 0, keys: c.TokenKeys, held: make(chan struct{}, c.BufferMax), cache: newCache(denyList(c.Deny)), done: make(chan struct{}),
+	told := c.OnStatement != nil || c.OnSlow != nil
+	r := &Router{conf: c, told: told, timed: told || c.BufferWait > 0, keys: c.TokenKeys, held: make(chan struct{}, c.BufferMax), cache: newCache(denyList(c.Deny)), done: make(chan struct{}),
 		balance: balance{zone: c.Zone, slowStart: c.SlowStart}}
 	var nodes []*node
 	for i, conf := range c.Nodes {

@@ -32,7 +32,7 @@ func (r *rows) query(p *physical) (err error) {
 	k := &r.call
 	if len(k.args) == 0 && !k.prepare && p.queryer != nil {
 		// What queryOn does then, but shorter.
-		if r.Rows, err = p.queryer.QueryContext(k.ctx, k.sql, k.args); !errors.Is(err, driver.ErrSkip) {
+		if r.Rows, err = p.queryer.QueryContext(k.ctx, k.sql, k.args); err == nil || !errors.Is(err, driver.ErrSkip) {
 			return err
 		}
 	}

@@ -115,11 +115,8 @@ func mentions(sql, word string) bool {
 	return false
 }
 
-// tell calls OnStatement and OnSlow.
+// tell calls OnStatement and OnSlow, for a Router that is told.
 func (r *Router) tell(k *call, err error) {
-	if r.conf.OnStatement == nil && r.conf.OnSlow == nil {
-		return
-	}
 	s := Statement{Reason: k.reason, SQL: k.sql, Duration: time.Since(k.begun), Err: err, Retried: k.retried}
 	if k.by != nil {
 		s.Node, s.Role = k.by.pool.node.name, Primary

@@ -38,7 +38,9 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 		return err
 	}
 	err := final(c.route(k))
-	c.r.tell(k, err)
+	if c.r.told {
+		c.r.tell(k, err)
+	}
 	if err != nil {
 		// An isolation level may have been set for the next transaction.
 		if p := t.p; p != nil && !c.pinned && (p == c.primary || p == c.replica) {
@@ -72,7 +74,9 @@ func (t *tx) end(name string, f func() error) error {
 	k := &call{ctx: t.ctx, sql: name, known: new(cached), begun: time.Now(), do: func(*physical) error { return f() }}
 	err := k.run(p, t.reason)
 	c.r.written(t.ctx, asks(t.ctx).own(), p, err == nil && name == "COMMIT")
-	c.r.tell(k, err)
+	if c.r.told {
+		c.r.tell(k, err)
+	}
 	c.notice(p, err)
 	c.tx = nil
 	switch {
