@@ -1,6 +1,7 @@
 package qps
 
 import (
+	"bytes"
 	"net/http"
 	"sort"
 	"strconv"
@@ -24,15 +25,17 @@ type exemplar struct {
 // exemplars has the last one of each bucket of the exported histogram, and of
 // what is beyond them. Its zero value works; it is safe for concurrent use.
 type exemplars struct {
-	buckets atomic.Pointer[[len(bounds) + 1]atomic.Pointer[exemplar]]
+	buckets atomic.Pointer[exemplarBuckets]
 }
+
+type exemplarBuckets [len(bounds) + 1]atomic.Pointer[exemplar]
 
 // add keeps a request as the example of its bucket, unless there is one that is
 // younger than a second: what is kept costs an allocation.
 func (e *exemplars) add(trace string, elapsed time.Duration, at int64) {
 	buckets := e.buckets.Load()
 	if buckets == nil {
-		e.buckets.CompareAndSwap(nil, new([len(bounds) + 1]atomic.Pointer[exemplar]))
+		e.buckets.CompareAndSwap(nil, new(exemplarBuckets))
 		buckets = e.buckets.Load()
 	}
 	slot := &buckets[sort.Search(len(bounds), func(i int) bool { return uint64(max(elapsed, 0)) <= bounds[i] })]
@@ -41,32 +44,21 @@ func (e *exemplars) add(trace string, elapsed time.Duration, at int64) {
 	}
 }
 
-// exemplars are what OpenMetrics writes behind samples, by the samples' names and
-// labels.
-func (m *Meter) exemplars() map[string]string {
-	if m.traceID == nil {
-		return nil
+// append writes the lines of a histogram, with the exemplars behind its buckets,
+// which come first and in order.
+func (e *exemplarBuckets) append(b, text []byte) []byte {
+	if e == nil {
+		return append(b, text...)
 	}
-	found := make(map[string]string)
-	for name, r := range m.routes.all() {
-		for i := range r.methods {
-			s := r.methods[i].Load()
-			if s == nil {
-				continue
-			}
-			buckets := s.exemplars.buckets.Load()
-			if buckets == nil {
-				continue
-			}
-			series := "http_request_duration_seconds_bucket{" + labels("server", m.server, "route", name, "method", methodNames[i])
-			for b := range buckets {
-				if e := buckets[b].Load(); e != nil {
-					found[series+`,le="`+upTo(b)+`"}`] = e.String()
-				}
-			}
+	for i := range e {
+		end := bytes.IndexByte(text, '\n')
+		b = append(b, text[:end]...)
+		if one := e[i].Load(); one != nil {
+			b = one.append(b)
 		}
+		b, text = append(b, '\n'), text[end+1:]
 	}
-	return found
+	return append(b, text...)
 }
 
 // upTo is the upper bound of a bucket.
@@ -77,9 +69,12 @@ func upTo(bucket int) string {
 	return seconds(bounds[bucket])
 }
 
-func (e *exemplar) String() string {
-	at := strconv.FormatInt(e.at/1e9, 10) + "." + strconv.FormatInt(1000+e.at/1e6%1000, 10)[1:]
-	return " # {" + labels("trace_id", e.trace) + "} " + seconds(uint64(max(e.elapsed, 0))) + " " + at
+func (e *exemplar) append(b []byte) []byte {
+	b = append(append(append(b, ` # {trace_id="`...), escape(e.trace)...), `"} `...)
+	b = append(appendSeconds(b, uint64(max(e.elapsed, 0))), ' ')
+	b = append(strconv.AppendInt(b, e.at/1e9, 10), '.')
+	millis := e.at / 1e6 % 1000
+	return append(b, '0'+byte(millis/100), '0'+byte(millis/10%10), '0'+byte(millis%10))
 }
 
 // TraceParent returns the trace id of a request's traceparent field (W3C Trace

@@ -43,20 +43,19 @@ func WriteMetrics(w io.Writer, snaps ...Snapshot) error {
 		}
 		seen[s.Server] = true
 	}
-	e := exposition{w: w, buf: make([]byte, 0, 2*flushBytes), snaps: snaps}
-	for i := range e.le {
-		e.le[i] = `le="` + upTo(i) + `"} `
-	}
-	for c, name := range classNames {
-		e.code[c] = `code="` + name + `"} `
-	}
+	t := newTails()
+	e := exposition{w: w, buf: make([]byte, 0, 2*flushBytes), snaps: snaps, tails: &t}
 	for _, s := range snaps {
-		for _, r := range s.Routes {
-			e.routes = append(e.routes, labels("server", s.Server, "route", r.Route, "method", r.Method))
+		for i := range s.Routes {
+			e.figures = append(e.figures, figuresOf(s.Server, &s.Routes[i]))
 		}
 	}
-	e.requests()
-	e.durations()
+	return e.write()
+}
+
+// write writes everything.
+func (e *exposition) write() error {
+	e.routes()
 	e.upstreams()
 	e.listeners()
 	e.slos()
@@ -77,16 +76,16 @@ type exposition struct {
 	w       io.Writer
 	buf     []byte
 	err     error // the first of w, which gets nothing more
+	open    bool  // OpenMetrics
 	snaps   []Snapshot
-	routes  []string // the labels of each route of each snapshot
-	scratch []uint64
-	stem    []byte                  // how several lines begin
-	le      [len(bounds) + 1]string // the rest of their labels, up to the value
-	code    [classCount]string      // and that of classes
+	figures []figures // of the routes of snaps
+	shown   []shown   // and of a Meter
+	tails   *tails
+	scratch [len(bounds) + 1]uint64
 }
 
 func (e *exposition) flush() {
-	if e.err == nil {
+	if e.err == nil && len(e.buf) > 0 {
 		_, e.err = e.w.Write(e.buf)
 	}
 	e.buf = e.buf[:0]
@@ -121,10 +120,15 @@ func (f *family) describe() {
 	if len(f.buf) >= flushBytes {
 		f.flush()
 	}
-	if !f.started {
-		f.started = true
-		f.buf = append(f.buf, "# HELP "+f.name+" "+f.help+"\n# TYPE "+f.name+" "+f.kind+"\n"...)
+	if f.started {
+		return
 	}
+	f.started = true
+	if f.open {
+		f.buf = appendOpenFamily(f.buf, f.name, f.kind, f.help)
+		return
+	}
+	f.buf = append(f.buf, "# HELP "+f.name+" "+f.help+"\n# TYPE "+f.name+" "+f.kind+"\n"...)
 }
 
 func (f *family) begin(suffix, labels, more string) {
@@ -140,37 +144,10 @@ func (f *family) begin(suffix, labels, more string) {
 	f.buf = append(f.buf, ' ')
 }
 
-// counts writes lines that differ in their last label and in the number only.
-func (f *family) counts(suffix, labels string, last []string, n []uint64) {
-	f.describe()
-	f.stem = append(append(append(f.stem[:0], f.name...), suffix...), '{')
-	if labels != "" {
-		f.stem = append(append(f.stem, labels...), ',')
-	}
-	for i, label := range last {
-		f.buf = append(append(f.buf, f.stem...), label...)
-		f.buf = append(strconv.AppendUint(f.buf, n[i], 10), '\n')
-	}
-}
-
 func (f *family) histogram(labels string, h Histogram) {
-	f.scratch = h.upTo(f.scratch[:0], bounds[:])
-	n := h.Count()
-	f.scratch = append(f.scratch, n)
-	f.counts("_bucket", labels, f.le[:], f.scratch)
-	f.begin("_sum", labels, "")
-	f.buf = append(appendSeconds(f.buf, h.sum), '\n')
-	f.count("_count", labels, "", n)
-}
-
-func (e *exposition) eachRoute(do func(r RouteSnapshot, labels string)) {
-	next := e.routes
-	for _, s := range e.snaps {
-		for _, r := range s.Routes {
-			do(r, next[0])
-			next = next[1:]
-		}
-	}
+	n := h.upTo(f.scratch[:0], bounds[:])
+	f.describe()
+	f.buf = f.tails.appendHistogram(f.buf, f.name, labels, append(n, h.Count()), h.sum)
 }
 
 func (e *exposition) eachUpstream(do func(u UpstreamSnapshot, labels string)) {
@@ -179,33 +156,6 @@ func (e *exposition) eachUpstream(do func(u UpstreamSnapshot, labels string)) {
 			do(u, labels("server", s.Server, "upstream", u.Upstream))
 		}
 	}
-}
-
-func (e *exposition) requests() {
-	f := e.family("http_requests_total", "counter",
-		"Requests that have ended, by class of status; aborted: the client left; panic: the handler panicked.")
-	e.eachRoute(func(r RouteSnapshot, labels string) {
-		n := r.Counts.each()
-		f.counts("", labels, f.code[:], n[:])
-	})
-	f = e.family("http_requests_in_flight", "gauge", "Requests that have not ended.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.sample("", labels, strconv.FormatInt(r.InFlight, 10)) })
-	f = e.family("http_request_bytes_total", "counter", "Bytes of request bodies that handlers read.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.count("", labels, "", r.BytesIn) })
-	f = e.family("http_response_bytes_total", "counter", "Bytes of response bodies that handlers wrote.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.count("", labels, "", r.BytesOut) })
-	f = e.family("http_requests_peak_per_second", "gauge", "Requests in the busiest whole second since the beginning.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.count("", labels, "", r.Window.Peak.Requests) })
-	f = e.family("http_requests_late_total", "counter", "Requests recorded too late to be part of any rate.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.count("", labels, "", r.Window.Late) })
-	e.perServer("http_requests_overflow_total", "counter", "Requests counted as route other because there were too many routes.",
-		func(s Snapshot) string { return decimal(s.Overflow) })
-}
-
-func (e *exposition) durations() {
-	f := e.family("http_request_duration_seconds", "histogram",
-		"Time from the request to the end of its handler, or of its hijacked connection.")
-	e.eachRoute(func(r RouteSnapshot, labels string) { f.histogram(labels, r.Duration) })
 }
 
 func (e *exposition) upstreams() {

@@ -82,6 +82,7 @@ type Meter struct {
 	stateFile string // empty: none
 	traceID   func(*http.Request) string
 	saved     sync.Once
+	scraper   scraper
 }
 
 // New returns a Meter. Its error names every mistake in the configuration.
@@ -117,7 +118,7 @@ func New(c Config) (*Meter, error) {
 	if c.Set == nil {
 		c.Set = metrics.NewSet()
 	}
-	m := &Meter{server: c.Server, set: c.Set, stateFile: c.StateFile, traceID: c.TraceID, base: time.Now()}
+	m := &Meter{scraper: scraper{tails: newTails()}, server: c.Server, set: c.Set, stateFile: c.StateFile, traceID: c.TraceID, base: time.Now()}
 	m.baseNanos = m.base.UnixNano()
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -142,7 +143,13 @@ func New(c Config) (*Meter, error) {
 		}
 	}
 	// The set has no way to report a failed write; the handler's client sees it.
-	m.set.RegisterMetricsWriter(func(w io.Writer) { _ = WriteMetrics(w, m.snapshot((*series).peak)) })
+	m.set.RegisterMetricsWriter(func(w io.Writer) {
+		if o, ok := w.(*openWriter); ok {
+			_ = m.scrape(o.to, true)
+		} else {
+			_ = m.scrape(w, false)
+		}
+	})
 	var run []func(context.Context)
 	if len(c.SLOs) > 0 {
 		run = append(run, m.watcher.run)

@@ -203,16 +203,10 @@ func (w *writer) finish(c class, route string, in, out uint64) {
 		s, fits = w.find(route)
 	}
 	end := w.m.now()
-	sh := s.observe(w.place(), end, time.Duration(end-w.start), c)
 	if w.extra != nil && w.extra.trace != "" {
 		s.exemplars.add(w.extra.trace, time.Duration(end-w.start), end)
 	}
-	if in != 0 {
-		sh.bytesIn.Add(in)
-	}
-	if out != 0 {
-		sh.bytesOut.Add(out)
-	}
+	s.observe(w.place(), end, time.Duration(end-w.start), c, in, out)
 	if !fits {
 		w.m.overflow.Add(1)
 	}

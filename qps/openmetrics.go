@@ -2,6 +2,7 @@ package qps
 
 import (
 	"bytes"
+	"io"
 	"mime"
 	"net/http"
 	"strconv"
@@ -44,9 +45,8 @@ func wantsOpenMetrics(h http.Header) bool {
 
 // toOpenMetrics turns Prometheus text into OpenMetrics 1.0. A counter's family
 // loses the suffix "_total", which its samples keep; counters without it, which
-// OpenMetrics does not have, become "unknown". exemplars go behind the samples
-// that they have the name and labels of.
-func toOpenMetrics(text []byte, exemplars map[string]string) []byte {
+// OpenMetrics does not have, become "unknown".
+func toOpenMetrics(text []byte) []byte {
 	out := make([]byte, 0, len(text)+len(text)/16)
 	help := ""
 	for line := range strings.Lines(string(text)) {
@@ -54,40 +54,47 @@ func toOpenMetrics(text []byte, exemplars map[string]string) []byte {
 		switch {
 		case strings.HasPrefix(line, "# HELP "):
 			help = line[len("# HELP "):] // for its type, which decides on the name
-			continue
 		case strings.HasPrefix(line, "# TYPE "):
 			name, kind, _ := strings.Cut(line[len("# TYPE "):], " ")
-			family, isTotal := strings.CutSuffix(name, "_total")
-			switch {
-			case kind == "counter" && isTotal:
-				name = family
-			case kind == "counter", kind == "untyped":
-				kind = "unknown"
-			}
-			out = append(out, "# TYPE "+name+" "+kind+"\n"...)
-			if _, words, ok := strings.Cut(help, " "); ok && words != "" {
-				out = append(out, "# HELP "+name+" "+strings.ReplaceAll(words, `"`, `\"`)+"\n"...)
-			}
+			_, words, _ := strings.Cut(help, " ")
+			out = appendOpenFamily(out, name, kind, words)
 			help = ""
-			continue
 		case line == "", line[0] == '#':
-			continue
+		default:
+			out = append(append(out, line...), '\n')
 		}
-		out = append(out, line...)
-		if len(exemplars) > 0 {
-			if at := strings.LastIndexByte(line, ' '); at > 0 {
-				out = append(out, exemplars[line[:at]]...)
-			}
-		}
-		out = append(out, '\n')
 	}
 	return append(out, "# EOF\n"...)
 }
 
+// appendOpenFamily describes a family; without words it has no help.
+func appendOpenFamily(b []byte, name, kind, words string) []byte {
+	family, isTotal := strings.CutSuffix(name, "_total")
+	switch {
+	case kind == "counter" && isTotal:
+		name = family
+	case kind == "counter", kind == "untyped":
+		kind = "unknown"
+	}
+	b = append(b, "# TYPE "+name+" "+kind+"\n"...)
+	if words != "" {
+		b = append(b, "# HELP "+name+" "+strings.ReplaceAll(words, `"`, `\"`)+"\n"...)
+	}
+	return b
+}
+
+// openWriter is what the set writes to for OpenMetrics. The Meter, whose metrics
+// are most of what there is, finds it and writes in that form to whoever scrapes;
+// what others write is kept, to be turned into that form.
+type openWriter struct {
+	bytes.Buffer
+	to io.Writer
+}
+
 // writeOpenMetrics answers a scrape.
 func (m *Meter) writeOpenMetrics(w http.ResponseWriter) {
-	var text bytes.Buffer
-	m.set.WritePrometheus(&text)
 	w.Header().Set("Content-Type", openMetricsType)
-	_, _ = w.Write(toOpenMetrics(text.Bytes(), m.exemplars())) // the client sees that it is short
+	others := openWriter{to: w}
+	m.set.WritePrometheus(&others)
+	_, _ = w.Write(toOpenMetrics(others.Bytes())) // the client sees that it is short
 }

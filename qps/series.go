@@ -52,6 +52,10 @@ type series struct {
 	exemplars  exemplars
 	route      string // its name in the table; empty: not of a route
 	method     method
+	// What the scraper keeps, and its mutex guards.
+	labels string
+	lines  *lines // nil: none
+	marked marks  // of the lines
 }
 
 // shard keeps the durations of requests that ended in 2xx apart from those of the
@@ -68,12 +72,19 @@ type shard struct {
 	_        [4*lineBytes - 8*(pageCount+3+1+2+int(classCount)+3)]byte
 }
 
-// observe records an event that ended at the given time. Requests are counted
-// before errors, and read after them, so that no reader sees more errors than
-// requests.
-func (s *series) observe(p place, endNanos int64, elapsed time.Duration, c class) *shard {
+// observe records an event that ended at the given time, after so many bytes.
+// Requests are counted before errors, and read after them, so that no reader sees
+// more errors than requests. They are counted in their second after everything
+// else that a scrape shows, and what a scrape has kept is looked up by them.
+func (s *series) observe(p place, endNanos int64, elapsed time.Duration, c class, in, out uint64) {
 	second := uint32(endNanos / int64(time.Second))
 	sh := s.shards.at(p)
+	if in != 0 {
+		sh.bytesIn.Add(in)
+	}
+	if out != 0 {
+		sh.bytesOut.Add(out)
+	}
 	if c == class2xx {
 		sh.record(uint64(max(elapsed, 0)))
 	} else {
@@ -87,7 +98,6 @@ func (s *series) observe(p place, endNanos int64, elapsed time.Duration, c class
 	for _, o := range s.objectives {
 		o.observe(p, endNanos, elapsed, c)
 	}
-	return sh
 }
 
 // rest is the recorder of requests that did not end in 2xx.

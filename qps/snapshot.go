@@ -142,10 +142,15 @@ type ListenerSnapshot struct {
 }
 
 // Snapshot returns what has been recorded so far.
-func (m *Meter) Snapshot() Snapshot { return m.snapshot((*series).window) }
+func (m *Meter) Snapshot() Snapshot {
+	snap := m.apart((*series).window)
+	snap.Routes = m.routeSnapshots()
+	return snap
+}
 
-// snapshot has of the seconds of each series what window tells.
-func (m *Meter) snapshot(window func(s *series, now func() int64) Window) Snapshot {
+// apart is the snapshot apart from its routes. It has of the seconds of each
+// upstream what window tells.
+func (m *Meter) apart(window func(s *series, now func() int64) Window) Snapshot {
 	now := m.now
 	snap := Snapshot{
 		Version:  SnapshotVersion,
@@ -163,23 +168,6 @@ func (m *Meter) snapshot(window func(s *series, now func() int64) Window) Snapsh
 		snap.SLOs = append(snap.SLOs, state)
 	}
 	snap.Events, snap.EventCount = m.timeline.snapshot()
-	snap.Routes = make([]RouteSnapshot, 0, m.routes.len())
-	for name, r := range m.routes.all() {
-		for _, method := range sortedMethods {
-			s := r.methods[method].Load()
-			if s == nil {
-				continue
-			}
-			rs := s.snapshot(window(s, now))
-			rs.Route, rs.Method = name, methodNames[method]
-			if name != other || rs.Requests() > 0 || rs.InFlight != 0 {
-				snap.Routes = append(snap.Routes, rs)
-			}
-		}
-	}
-	if len(snap.Routes) == 0 {
-		snap.Routes = nil
-	}
 	for name, u := range m.upstreams.all() {
 		if us := u.snapshot(name, window(&u.series, now)); name != other || us.Requests() > 0 || us.InFlight != 0 {
 			snap.Upstreams = append(snap.Upstreams, us)
@@ -191,6 +179,27 @@ func (m *Meter) snapshot(window func(s *series, now func() int64) Window) Snapsh
 		}
 	}
 	return snap
+}
+
+func (m *Meter) routeSnapshots() []RouteSnapshot {
+	all := make([]RouteSnapshot, 0, m.routes.len())
+	for name, r := range m.routes.all() {
+		for _, method := range sortedMethods {
+			s := r.methods[method].Load()
+			if s == nil {
+				continue
+			}
+			rs := s.snapshot(s.window(m.now))
+			rs.Route, rs.Method = name, methodNames[method]
+			if name != other || rs.Requests() > 0 || rs.InFlight != 0 {
+				all = append(all, rs)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all
 }
 
 func (s *Snapshot) sort() {

@@ -22,6 +22,7 @@ type table[T any] struct {
 type entries[T any] struct {
 	byName map[string]*T
 	names  []string // sorted
+	list   []*T     // by name
 }
 
 func (t *table[T]) len() int { return len(t.entries.Load().names) }
@@ -30,8 +31,8 @@ func (t *table[T]) len() int { return len(t.entries.Load().names) }
 func (t *table[T]) all() iter.Seq2[string, *T] {
 	return func(yield func(string, *T) bool) {
 		e := t.entries.Load()
-		for _, name := range e.names {
-			if !yield(name, e.byName[name]) {
+		for i, name := range e.names {
+			if !yield(name, e.list[i]) {
 				return
 			}
 		}
@@ -40,7 +41,7 @@ func (t *table[T]) all() iter.Seq2[string, *T] {
 
 func newTable[T any](limit int, make func(name string) *T) *table[T] {
 	t := &table[T]{limit: limit, make: make, other: make(other)}
-	t.entries.Store(&entries[T]{map[string]*T{other: t.other}, []string{other}})
+	t.entries.Store(&entries[T]{map[string]*T{other: t.other}, []string{other}, []*T{t.other}})
 	return t
 }
 
@@ -67,6 +68,7 @@ func (t *table[T]) find(name string) (entry *T, ok bool) {
 		grown.byName[name] = entry
 		at, _ := slices.BinarySearch(old.names, name)
 		grown.names = slices.Concat(old.names[:at], []string{name}, old.names[at:])
+		grown.list = slices.Concat(old.list[:at], []*T{entry}, old.list[at:])
 		if t.entries.CompareAndSwap(old, grown) {
 			return entry, true
 		}

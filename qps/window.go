@@ -26,10 +26,19 @@ type secondLog struct {
 	pages   [logSeconds / logPage]atomic.Pointer[[logPage]atomic.Uint64]
 	late    atomic.Uint64
 	retired uint64 // counts of seconds whose cell was taken over
-	peak    Peak   // highest of these
-	// A cell goes to another second, and retired and peak change, only under
+	peak    Peak   // highest of these, and of those before looked
+	added   uint64 // events that came by add
+	// looked is the second up to which peak has been looked for; again says that
+	// one before it has been counted in since, without the mutex.
+	looked atomic.Uint32
+	again  atomic.Bool
+	direct atomic.Uint64 // events that came by tryAdd
+	// A cell goes to another second, and what is not atomic changes, only under
 	// the mutex of the series.
 }
+
+// events is how many events have been counted, under the mutex.
+func (l *secondLog) events() uint64 { return l.added + l.direct.Load() }
 
 func pack(second, count uint32) uint64 { return uint64(second)<<32 | uint64(count) }
 
@@ -54,11 +63,16 @@ func (l *secondLog) tryAdd(second uint32) bool {
 		switch tag, _ := unpack(old); {
 		case tag > second:
 			l.late.Add(1)
+			l.direct.Add(1)
 			return true
 		case tag < second:
 			return false
 		}
 		if cell.CompareAndSwap(old, old+1) {
+			if second < l.looked.Load() {
+				l.again.Store(true)
+			}
+			l.direct.Add(1)
 			return true
 		}
 	}
@@ -71,6 +85,7 @@ func (l *secondLog) add(second, n uint32) {
 		l.pages[second%logSeconds/logPage].Store(new([logPage]atomic.Uint64))
 		cell = l.cell(second)
 	}
+	l.added += uint64(n)
 	for {
 		old := cell.Load()
 		tag, count := unpack(old)
@@ -80,11 +95,17 @@ func (l *secondLog) add(second, n uint32) {
 			return
 		case tag == second:
 			if cell.CompareAndSwap(old, old+uint64(n)) {
+				if second < l.looked.Load() {
+					l.peak.raise(Peak{Second: int64(second), Requests: uint64(count + n)})
+				}
 				return
 			}
 		case cell.CompareAndSwap(old, pack(second, n)):
 			l.retired += uint64(count)
 			l.peak.raise(Peak{Second: int64(tag), Requests: uint64(count)})
+			if second < l.looked.Load() {
+				l.peak.raise(Peak{Second: int64(second), Requests: uint64(n)})
+			}
 			return
 		}
 	}
@@ -114,8 +135,23 @@ func (l *secondLog) before(second uint32) []uint32 {
 }
 
 // highest returns the peak of all seconds before the given one, under the mutex.
+// Those before the last call's need not be looked at again.
 func (l *secondLog) highest(second uint32) Peak {
-	peak := l.peak
+	from := l.looked.Load()
+	// What is counted in a second before this one without the mutex is either
+	// seen below, or sets again.
+	l.looked.Store(max(from, second))
+	if l.again.Swap(false) || second < from || second-from > logSeconds {
+		l.lookAtAll(second)
+		return l.peak
+	}
+	for ; from < second; from++ {
+		l.peak.raise(Peak{Second: int64(from), Requests: uint64(l.at(from))})
+	}
+	return l.peak
+}
+
+func (l *secondLog) lookAtAll(second uint32) {
 	for i := range l.pages {
 		p := l.pages[i].Load()
 		if p == nil {
@@ -123,11 +159,10 @@ func (l *secondLog) highest(second uint32) Peak {
 		}
 		for j := range p {
 			if tag, count := unpack(p[j].Load()); tag < second {
-				peak.raise(Peak{Second: int64(tag), Requests: uint64(count)})
+				l.peak.raise(Peak{Second: int64(tag), Requests: uint64(count)})
 			}
 		}
 	}
-	return peak
 }
 
 // Peak is the second with the most requests.

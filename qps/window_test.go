@@ -39,10 +39,12 @@ func (g *goldenLog) add(second uint32) {
 	g.counts[second]++
 }
 
-func (g *goldenLog) highest() Peak {
+func (g *goldenLog) highest(before uint32) Peak {
 	p := g.peak
 	for second, n := range g.counts {
-		p.raise(Peak{int64(second), n})
+		if second < before {
+			p.raise(Peak{int64(second), n})
+		}
 	}
 	return p
 }
@@ -67,16 +69,25 @@ func (s *series) total() (n uint64) {
 // goroutine that changes its processor does, and compares every second.
 func FuzzSeconds(f *testing.F) {
 	f.Add([]byte{0, 1, 1, 200, 64, 0, 128, 3})
+	f.Add([]byte{0, 8, 248})
 	f.Add([]byte{255, 0, 255, 0, 0, 127, 127, 127, 127, 127, 192})
 	f.Fuzz(func(t *testing.T, steps []byte) {
 		var s series
 		g := newGoldenLog()
-		now := uint32(1_800_000_000)
+		now, latest := uint32(1_800_000_000), uint32(0)
 		tok := new(token)
 		for i, step := range steps {
 			now += uint32(7 * int32(int8(step)))
-			s.observe(place{uint32(i % 3), tok}, int64(now)*1e9, 0, class2xx)
+			s.observe(place{uint32(i % 3), tok}, int64(now)*1e9, 0, class2xx, 0, 0)
 			g.add(now)
+			latest = max(latest, now)
+			if step&3 != 0 {
+				continue
+			}
+			k := s.marks(func() int64 { return int64(latest) * 1e9 })
+			if want := g.highest(latest); k.ended != uint64(i+1) || k.peak != want.Requests || s.requests.peak != want {
+				t.Errorf("after %d events, %d before %d: %d, peak %+v, want %+v", i+1, k.ended, latest, k.peak, s.requests.peak, want)
+			}
 		}
 		if got := s.total(); got != uint64(len(steps)) {
 			t.Errorf("seconds + retired + late = %d, want %d events", got, len(steps))
@@ -89,7 +100,7 @@ func FuzzSeconds(f *testing.F) {
 				t.Errorf("second %d has %d, want %d", second, got, want)
 			}
 		}
-		if got, want := s.requests.highest(1<<32-1), g.highest(); got != want {
+		if got, want := s.requests.highest(1<<32-1), g.highest(1<<32-1); got != want {
 			t.Errorf("peak %+v, want %+v", got, want)
 		}
 	})
@@ -150,7 +161,7 @@ func countEverywhere(t *testing.T, workers int, span uint32) (events uint64) {
 				if n%3 == 0 {
 					c = class5xx
 				}
-				s.observe(picker.pick(), int64(begin+second)*1e9, 0, c)
+				s.observe(picker.pick(), int64(begin+second)*1e9, 0, c, 0, 0)
 				if clock.Load()-second < logSeconds {
 					counted[i][second]++
 				} else {
@@ -188,7 +199,7 @@ func countEverywhere(t *testing.T, workers int, span uint32) (events uint64) {
 
 func TestOldSecondsHaveNoCount(t *testing.T) {
 	var s series
-	s.observe(place{token: new(token)}, 1000*1e9, 0, class2xx)
+	s.observe(place{token: new(token)}, 1000*1e9, 0, class2xx, 0, 0)
 	if s.total(); s.requests.at(1000) != 1 || s.requests.at(1000-logSeconds) != 0 || s.requests.at(1000+logSeconds) != 0 {
 		t.Error("a second has the count of another")
 	}
@@ -279,7 +290,7 @@ func TestLateEvents(t *testing.T) {
 		ended := m.now()
 		time.Sleep(logSeconds * time.Second)
 		u.Observe(0, false)
-		u.observe(m.picker.pick(), ended, time.Second, class5xx)
+		u.observe(m.picker.pick(), ended, time.Second, class5xx, 0, 0)
 		time.Sleep(time.Second)
 		w := m.Snapshot().Upstreams[0]
 		if w.Window.Late != 1 || w.Rate(time.Second) != 1 || w.ErrorRatio(time.Minute) != 0 || w.Duration.Count() != 2 {

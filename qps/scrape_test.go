@@ -1,0 +1,173 @@
+package qps
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// ofRoutes is an exposition without what a process has, which changes by itself.
+func ofRoutes(text string) string {
+	before, _, _ := strings.Cut(text, "# HELP timeline_events_total")
+	return before
+}
+
+func scraped(t testing.TB, m *Meter) string {
+	t.Helper()
+	var b bytes.Buffer
+	m.set.WritePrometheus(&b)
+	return ofRoutes(b.String())
+}
+
+// TestScrapeEqualsSnapshot scrapes again and again while requests of every kind
+// end, begin, change their route, come late, and stop. What is kept of a scrape for
+// the next must never show: it is compared with what a snapshot has.
+func TestScrapeEqualsSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeter(t, Config{Server: `we"b`, MaxRoutes: 9})
+		rng := rand.New(rand.NewPCG(1, 7))
+		release := make(chan struct{})
+		h := m.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			SetRoute(w, r.URL.Path)
+			switch r.Header.Get("Do") {
+			case "fail":
+				w.WriteHeader(500)
+			case "read":
+				io.Copy(w, r.Body)
+			case "wait":
+				<-release
+				SetRoute(w, "/moved")
+			}
+		}))
+		serve := func(do, path string) {
+			r := httptest.NewRequest([]string{"GET", "POST"}[rng.IntN(2)], path, strings.NewReader("body"))
+			r.Header.Set("Do", do)
+			h.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		compare := func(step int) {
+			t.Helper()
+			if got, want := scraped(t, m), ofRoutes(render(t, m.Snapshot())); got != want {
+				t.Fatalf("step %d: scraped\n%s\nwant\n%s", step, got, want)
+			}
+		}
+		waiting := 0
+		for step := range 3000 {
+			path := fmt.Sprintf("/%d", rng.IntN(12))
+			switch rng.IntN(12) {
+			case 0:
+				serve("fail", path)
+			case 1:
+				serve("read", path)
+			case 2:
+				go serve("wait", path)
+				waiting++
+				synctest.Wait()
+			case 3:
+				if waiting > 0 {
+					waiting--
+					release <- struct{}{}
+					synctest.Wait()
+				}
+			case 4:
+				time.Sleep(time.Duration(rng.Int64N(int64(3 * time.Second))))
+			case 5: // recorded long after it ended
+				route, _ := m.routes.find(path)
+				ago := time.Duration(rng.Int64N(int64(600 * time.Second)))
+				route.series(0).observe(m.picker.pick(), m.now()-int64(ago), time.Millisecond, class4xx, 1, 2)
+			case 6:
+				if rng.IntN(40) == 0 {
+					time.Sleep(time.Hour)
+				}
+			default:
+				serve("", path)
+			}
+			if rng.IntN(3) == 0 {
+				compare(step)
+			}
+		}
+		close(release)
+		synctest.Wait()
+		compare(-1)
+		if kept := m.scraper.kept; kept < 1000 || m.scraper.writing != 0 {
+			t.Errorf("%d bytes are kept, and %d scrapes go on", kept, m.scraper.writing)
+		}
+	})
+}
+
+// slowly hands on what it has been given only when it is told to, as a client does
+// that reads slowly.
+type slowly struct {
+	bytes.Buffer
+	wait, resume chan struct{}
+}
+
+func (s *slowly) Write(p []byte) (int, error) {
+	s.wait <- struct{}{}
+	<-s.resume
+	return s.Buffer.Write(p)
+}
+
+// TestScrapesDoNotMeet: what one scrape is writing, another may not change, nor
+// need it wait.
+func TestScrapesDoNotMeet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeter(t, Config{})
+		h := m.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { SetRoute(w, r.URL.Path) }))
+		serve := func() {
+			for i := range 200 {
+				h.ServeHTTP(new(nullWriter), httptest.NewRequest("GET", fmt.Sprintf("/%d", i), nil))
+			}
+		}
+		serve()
+		want := scraped(t, m)
+		slow := slowly{wait: make(chan struct{}), resume: make(chan struct{})}
+		var done sync.WaitGroup
+		done.Go(func() { _ = m.scrape(&slow, false) })
+		<-slow.wait
+		serve()
+		serve()
+		if got, want := scraped(t, m), ofRoutes(render(t, m.Snapshot())); got != want {
+			t.Errorf("beside a slow scrape: \n%s\nwant\n%s", got, want)
+		}
+		go func() {
+			for range slow.wait {
+				slow.resume <- struct{}{}
+			}
+		}()
+		slow.resume <- struct{}{}
+		done.Wait()
+		close(slow.wait)
+		if got := ofRoutes(slow.String()); got != want {
+			t.Errorf("the slow scrape has\n%s\nwant what it had found\n%s", got, want)
+		}
+		if m.scraper.writing != 0 {
+			t.Errorf("%d scrapes go on", m.scraper.writing)
+		}
+	})
+}
+
+// TestScrapeKeepsLittle: beyond its bound nothing is kept, and nothing is missing.
+func TestScrapeKeepsLittle(t *testing.T) {
+	m := newMeter(t, Config{MaxRoutes: mostRoutes})
+	for i := range 2500 {
+		route, _ := m.routes.find(fmt.Sprint(strings.Repeat("x", 240), i))
+		route.series(0).observe(m.picker.pick(), m.now(), time.Millisecond, class2xx, 0, 0)
+	}
+	for range 2 {
+		text := scraped(t, m)
+		if n := strings.Count(text, "http_request_duration_seconds_count{"); n != 2500 {
+			t.Errorf("%d routes, want 2500", n)
+		}
+		if m.scraper.kept > mostText {
+			t.Errorf("%d bytes are kept, want %d at most", m.scraper.kept, mostText)
+		}
+	}
+}
