@@ -77,6 +77,7 @@ type exposition struct {
 	buf     []byte
 	err     error // the first of w, which gets nothing more
 	open    bool  // OpenMetrics
+	gently  bool  // making way for others now and then
 	snaps   []Snapshot
 	figures []figures // of the routes of snaps
 	shown   []shown   // and of a Meter
@@ -119,6 +120,9 @@ func (f *family) count(suffix, labels, more string, n uint64) {
 func (f *family) describe() {
 	if len(f.buf) >= flushBytes {
 		f.flush()
+		if f.gently {
+			time.Sleep(pause)
+		}
 	}
 	if f.started {
 		return
