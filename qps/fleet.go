@@ -39,7 +39,8 @@ type FleetConfig struct {
 	// Peers are the others, 64 at most.
 	Peers []Peer
 	// Client polls the peers. Numbers are not for the public: let it prove who
-	// it is, and whom it talks to, by mutual TLS. Nil means http.DefaultClient.
+	// it is, and whom it talks to, by mutual TLS. It is copied, and follows no
+	// redirect: a peer does not say whom else to ask. Nil means http.DefaultClient.
 	Client *http.Client
 	// Interval is the time from one poll to the next, 100 ms to 1 s. Zero means
 	// 500 ms.
@@ -107,6 +108,9 @@ func NewFleet(c FleetConfig) (*Fleet, error) {
 	if f.client == nil {
 		f.client = http.DefaultClient
 	}
+	client := *f.client
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	f.client = &client
 	if f.logger == nil {
 		f.logger = slog.Default()
 	}

@@ -195,6 +195,51 @@ func TestFleet(t *testing.T) {
 	})
 }
 
+// TestPeerDoesNotSayWhomToAsk: a poll goes to the peer, and nowhere else.
+func TestPeerDoesNotSayWhomToAsk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := false
+		network := peers{
+			"web1": http.RedirectHandler("http://inner/delete", http.StatusFound),
+			"inner": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				asked = true
+				newMeter(t, Config{}).SnapshotHandler().ServeHTTP(w, nil)
+			}),
+		}
+		client := &http.Client{Transport: network}
+		f, err := NewFleet(FleetConfig{Peers: []Peer{{URL: "http://web1"}}, Client: client, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		f.Close()
+		if p := f.Snapshot().Peers[0]; asked || !p.Lost || !strings.Contains(p.Error, "302") {
+			t.Errorf("redirect followed: %v; %+v", asked, p)
+		}
+		if client.CheckRedirect != nil {
+			t.Error("the caller's client was changed")
+		}
+	})
+}
+
+// TestMergeDoesNotWrapAround: a peer that lies about its counts makes sums that are
+// too high, never low.
+func TestMergeDoesNotWrapAround(t *testing.T) {
+	const most = math.MaxUint64
+	liar := Snapshot{
+		Routes:    []RouteSnapshot{{Route: "a", Method: "GET", Counts: Counts{most, most, most, most, most, most, most}, BytesIn: most, BytesOut: most}},
+		Upstreams: []UpstreamSnapshot{{Upstream: "db", OK: most, Failed: most}},
+	}
+	honest := Snapshot{
+		Routes:    []RouteSnapshot{{Route: "a", Method: "GET", Counts: Counts{1, 2, 3, 4, 5, 6, 7}, BytesIn: 8, BytesOut: 9}},
+		Upstreams: []UpstreamSnapshot{{Upstream: "db", OK: 10, Failed: 11}},
+	}
+	got := Merge(honest, liar)
+	if r, u := got.Routes[0], got.Upstreams[0]; r.Counts != liar.Routes[0].Counts || r.BytesIn != most || r.BytesOut != most || u.OK != most || u.Failed != most {
+		t.Errorf("%+v, %+v", r, u)
+	}
+}
+
 func TestFleetRefuses(t *testing.T) {
 	_, err := NewFleet(FleetConfig{
 		Interval: time.Minute,

@@ -77,25 +77,30 @@ func mergeRoutes(a, b RouteSnapshot, ok bool) RouteSnapshot {
 	if !ok {
 		return b
 	}
-	x, y := a.Counts, b.Counts
-	a.Counts = Counts{
-		Status1xx: x.Status1xx + y.Status1xx, Status2xx: x.Status2xx + y.Status2xx, Status3xx: x.Status3xx + y.Status3xx,
-		Status4xx: x.Status4xx + y.Status4xx, Status5xx: x.Status5xx + y.Status5xx, Aborted: x.Aborted + y.Aborted, Panic: x.Panic + y.Panic,
-	}
+	a.Counts = a.Counts.merge(b.Counts)
 	a.InFlight += b.InFlight
-	a.BytesIn += b.BytesIn
-	a.BytesOut += b.BytesOut
+	a.BytesIn = addCapped(a.BytesIn, b.BytesIn)
+	a.BytesOut = addCapped(a.BytesOut, b.BytesOut)
 	a.Duration = a.Duration.Merge(b.Duration)
 	a.Window = mergeWindows(a.Window, b.Window)
 	return a
+}
+
+func (c Counts) merge(d Counts) Counts {
+	return Counts{
+		Status1xx: addCapped(c.Status1xx, d.Status1xx), Status2xx: addCapped(c.Status2xx, d.Status2xx),
+		Status3xx: addCapped(c.Status3xx, d.Status3xx), Status4xx: addCapped(c.Status4xx, d.Status4xx),
+		Status5xx: addCapped(c.Status5xx, d.Status5xx), Aborted: addCapped(c.Aborted, d.Aborted),
+		Panic: addCapped(c.Panic, d.Panic),
+	}
 }
 
 func mergeUpstreams(a, b UpstreamSnapshot, ok bool) UpstreamSnapshot {
 	if !ok {
 		return b
 	}
-	a.OK += b.OK
-	a.Failed += b.Failed
+	a.OK = addCapped(a.OK, b.OK)
+	a.Failed = addCapped(a.Failed, b.Failed)
 	a.InFlight += b.InFlight
 	a.Duration = a.Duration.Merge(b.Duration)
 	a.Window = mergeWindows(a.Window, b.Window)

@@ -43,7 +43,7 @@ type Config struct {
 	// process loses a second at most, one that calls Close after its servers have
 	// shut down loses nothing. The file belongs to one Meter; beside it there is
 	// one with ".new" at its end while it is written. A file that is no state of
-	// this Server is an error. Empty means that nothing is saved.
+	// this Server, or that cannot be written, is an error. Empty means that nothing is saved.
 	StateFile string
 	// TraceID says to which trace a request belongs, so that OpenMetrics can name
 	// one for each bucket of a histogram (an exemplar). It is asked as a request
@@ -150,6 +150,12 @@ func New(c Config) (*Meter, error) {
 			_ = m.scrape(w, false)
 		}
 	})
+	if m.stateFile != "" {
+		// A file that cannot be written is better known now than by the log.
+		if err := m.save(); err != nil {
+			return nil, err
+		}
+	}
 	var run []func(context.Context)
 	if len(c.SLOs) > 0 {
 		run = append(run, m.watcher.run)

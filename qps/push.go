@@ -18,6 +18,7 @@ const (
 	leastPushInterval   = time.Second
 	pushTimeout         = 5 * time.Second
 	firstPushPause      = time.Second
+	mostRedirects       = 10 // as net/http
 )
 
 // Push sends the metrics to a server that scrapes nothing: Prometheus text,
@@ -35,8 +36,10 @@ type Push struct {
 	// Header is sent with each request, such as Authorization. It is cloned. Nil
 	// adds nothing.
 	Header http.Header
-	// Client sends the requests; each is given up after 5 s. Nil means a client of
-	// the Meter's own, with a transport like http.DefaultTransport.
+	// Client sends the requests; each is given up after 5 s. It is copied, and
+	// follows only redirects that keep the method, 307 and 308: others would have
+	// it GET something, and nothing be sent. Nil means a client of the Meter's own,
+	// with a transport like http.DefaultTransport.
 	Client *http.Client
 }
 
@@ -76,6 +79,19 @@ func newPusher(conf Push, write func(io.Writer), report func(error)) *pusher {
 		p.own = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute}
 		p.client = &http.Client{Transport: p.own}
 	}
+	client := *p.client
+	client.CheckRedirect = func(r *http.Request, via []*http.Request) error {
+		switch {
+		case r.Method != http.MethodPost:
+			return http.ErrUseLastResponse
+		case conf.Client != nil && conf.Client.CheckRedirect != nil:
+			return conf.Client.CheckRedirect(r, via)
+		case len(via) >= mostRedirects:
+			return fmt.Errorf("qps: %d redirects", len(via))
+		}
+		return nil
+	}
+	p.client = &client
 	return p
 }
 

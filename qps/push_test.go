@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -92,6 +93,33 @@ func TestPush(t *testing.T) {
 			t.Errorf("%d lines logged, want two, without the password:\n%s", n, &log)
 		}
 	})
+}
+
+// TestPushIsNotRedirectedToNothing: a redirect that makes a GET of the POST would be
+// answered with 200, and nothing would have been sent.
+func TestPushIsNotRedirectedToNothing(t *testing.T) {
+	for status, want := range map[int]string{301: "301", 302: "302", 303: "303", 307: "", 308: ""} {
+		var posted atomic.Int32
+		mux := http.NewServeMux()
+		mux.Handle("/old", http.RedirectHandler("/new", status))
+		mux.HandleFunc("/new", func(_ http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost && r.ContentLength > 0 {
+				posted.Add(1)
+			}
+		})
+		mux.Handle("/loop", http.RedirectHandler("/loop", status))
+		server := httptest.NewServer(mux)
+		p := newPusher(Push{URL: server.URL + "/old", Client: server.Client()}, func(w io.Writer) { io.WriteString(w, "up 1\n") }, nil)
+		err := p.push(t.Context())
+		if want == "" && (err != nil || posted.Load() != 1) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%d: pushed %d times, %v", status, posted.Load(), err)
+		}
+		p.conf.URL = server.URL + "/loop"
+		if err := p.push(t.Context()); err == nil {
+			t.Errorf("%d: a loop ended well", status)
+		}
+		server.Close()
+	}
 }
 
 func TestPushIsChecked(t *testing.T) {

@@ -99,7 +99,17 @@ func TestStateRefuses(t *testing.T) {
 	if _, err := New(Config{StateFile: dir}); err == nil {
 		t.Error("a folder was accepted")
 	}
-	m := newMeter(t, Config{StateFile: filepath.Join(dir, "none", "state")})
+	if _, err := New(Config{StateFile: filepath.Join(dir, "none", "state")}); err == nil {
+		t.Error("a file that cannot be written was accepted")
+	}
+	folder := filepath.Join(dir, "gone")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m := newMeter(t, Config{StateFile: filepath.Join(folder, "state")})
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
 	if err := m.Close(); err == nil {
 		t.Error("Close does not say that the state was not saved")
 	}
@@ -108,10 +118,16 @@ func TestStateRefuses(t *testing.T) {
 func TestStateFailureIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		dir := t.TempDir()
-		m := newMeter(t, Config{StateFile: filepath.Join(dir, "later", "state"), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		folder := filepath.Join(t.TempDir(), "folder")
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		m := newMeter(t, Config{StateFile: filepath.Join(folder, "state"), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err := os.RemoveAll(folder); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(5500 * time.Millisecond)
-		if err := os.Mkdir(filepath.Join(dir, "later"), 0o700); err != nil {
+		if err := os.Mkdir(folder, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
