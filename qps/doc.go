@@ -56,8 +56,10 @@
 //   - In flight, open connections: exact once nothing moves; a snapshot of busy
 //     ones may be a few requests apart in its parts. Cost: an addition at the
 //     beginning and one at the end.
-//   - Bytes: those that handlers read and wrote, exact to the byte. Cost: one
-//     addition for each direction that had any.
+//   - Bytes: those that handlers read and wrote, exact to the byte. Cost: an
+//     addition for what was read; none for up to 16 MiB that were written, which
+//     the end of being in flight counts, but under a mux, where it is another
+//     route's.
 //
 // A 5xx status and a panic are errors. A 4xx status is not, and neither is a
 // client that left.
@@ -66,7 +68,7 @@
 //
 // Every processor counts in memory of its own, so that processors do not wait
 // for each other. A request finds its place once, and takes one allocation of 80
-// bytes, two readings of the clock, a lookup of its route, and six atomic writes,
+// bytes, two readings of the clock, a lookup of its route, and five atomic writes,
 // all but one to memory that no other processor uses: those above, and one that
 // makes sure it is recorded once. It takes a mutex when it is the first of a
 // second on its processor, and waits for it only if no other processor has

@@ -159,7 +159,7 @@ func (w *writer) enter(route string, named uint32) bool {
 			break
 		}
 	}
-	from.leave(w.place())
+	from.leave(w.place(), 0)
 	return true
 }
 
@@ -206,9 +206,13 @@ func (w *writer) finish(c class, route string, in, out uint64) {
 	if w.extra != nil && w.extra.trace != "" {
 		s.exemplars.add(w.extra.trace, time.Duration(end-w.start), end)
 	}
-	s.observe(w.place(), end, time.Duration(end-w.start), c, in, out)
+	s.observe(w.place(), end, time.Duration(end-w.start), c, in)
 	if !fits {
 		w.m.overflow.Add(1)
 	}
-	from.leave(w.place())
+	if s != from {
+		s.sent(w.place(), out)
+		out = 0
+	}
+	from.leave(w.place(), out)
 }

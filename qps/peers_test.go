@@ -26,7 +26,7 @@ func recordShare(m *Meter, server int, begin int64) {
 		u := m.Upstream([]string{"db1", "db2", "cache"}[rng.IntN(3)])
 		took := time.Duration(math.Exp(13 + 2*rng.NormFloat64()))
 		end := begin*int64(time.Second) + rng.Int64N(180*int64(time.Second))
-		u.observe(m.picker.pick(), end, took, outcome(rng.IntN(50) == 0), 0, 0)
+		u.observe(m.picker.pick(), end, took, outcome(rng.IntN(50) == 0), 0)
 	}
 }
 

@@ -34,6 +34,7 @@ type scraper struct {
 type marks struct {
 	ended, late uint64
 	inFlight    int64
+	out         uint64
 	peak        uint64
 }
 
@@ -135,16 +136,14 @@ func (s *series) marks(now func() int64) marks {
 	s.drainRequests()
 	second := uint32(now() / int64(time.Second))
 	k := marks{ended: s.requests.events(), late: s.requests.late.Load(), peak: s.requests.highest(second).Requests}
+	k.inFlight, k.out = s.flow()
 	s.mu.Unlock()
-	for sh := range s.shards.all() {
-		k.inFlight += sh.inFlight.Load()
-	}
 	return k
 }
 
 // read adds the shards up.
 func (s *series) read(f *figures, k marks) {
-	*f = figures{inFlight: k.inFlight, peak: k.peak, late: k.late}
+	*f = figures{inFlight: k.inFlight, out: k.out, peak: k.peak, late: k.late}
 	for sh := range s.shards.all() {
 		f.counts[class2xx] += f.add(&sh.recorder)
 		if r := sh.others.Load(); r != nil {
@@ -154,7 +153,6 @@ func (s *series) read(f *figures, k marks) {
 			f.counts[c] += sh.classes[c].Load()
 		}
 		f.in += sh.bytesIn.Load()
-		f.out += sh.bytesOut.Load()
 	}
 	var n uint64
 	for i := range f.upTo {

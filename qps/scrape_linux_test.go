@@ -30,7 +30,7 @@ func manyRoutes(t testing.TB, routes int) *Meter {
 		route, _ := m.routes.find(r.URL.Path)
 		for range 100 {
 			took := time.Millisecond + time.Duration(rng.Int64N(int64(30*time.Millisecond)))
-			route.series(methodOf("GET")).observe(m.picker.pick(), m.now(), took, class2xx, 0, 0)
+			route.series(methodOf("GET")).observe(m.picker.pick(), m.now(), took, class2xx, 0)
 		}
 	}
 	return m
@@ -92,7 +92,7 @@ func BenchmarkScrape(b *testing.B) {
 func touch(m *Meter) {
 	for _, r := range m.routes.all() {
 		if r != m.routes.other {
-			r.series(methodOf("GET")).observe(m.picker.pick(), m.now(), 7*time.Millisecond, class2xx, 0, 5)
+			r.series(methodOf("GET")).observe(m.picker.pick(), m.now(), 7*time.Millisecond, class2xx, 0)
 		}
 	}
 }

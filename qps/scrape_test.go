@@ -81,7 +81,7 @@ func TestScrapeEqualsSnapshot(t *testing.T) {
 			case 5: // recorded long after it ended
 				route, _ := m.routes.find(path)
 				ago := time.Duration(rng.Int64N(int64(600 * time.Second)))
-				route.series(0).observe(m.picker.pick(), m.now()-int64(ago), time.Millisecond, class4xx, 1, 2)
+				route.series(0).observe(m.picker.pick(), m.now()-int64(ago), time.Millisecond, class4xx, 1)
 			case 6:
 				if rng.IntN(40) == 0 {
 					time.Sleep(time.Hour)
@@ -159,7 +159,7 @@ func TestScrapeKeepsLittle(t *testing.T) {
 	m := newMeter(t, Config{MaxRoutes: mostRoutes})
 	for i := range 2500 {
 		route, _ := m.routes.find(fmt.Sprint(strings.Repeat("x", 240), i))
-		route.series(0).observe(m.picker.pick(), m.now(), time.Millisecond, class2xx, 0, 0)
+		route.series(0).observe(m.picker.pick(), m.now(), time.Millisecond, class2xx, 0)
 	}
 	for range 2 {
 		text := scraped(t, m)

@@ -45,7 +45,7 @@ func (c class) failed() bool { return c == class5xx || c == classPanic }
 // to the logs that all shards share. Its zero value works.
 type series struct {
 	shards     shards[shard]
-	mu         sync.Mutex // guards the seconds of shards and of the logs; not the counts
+	mu         sync.Mutex // guards the seconds of shards and of the logs, not the counts; and that flows are emptied
 	requests   secondLog
 	errors     secondLog
 	objectives []*objective // that its requests count for
@@ -66,24 +66,21 @@ type shard struct {
 	requests atomic.Uint64            // a second and its count, packed
 	errors   atomic.Uint64
 	classes  [classCount]atomic.Uint64 // those of 2xx only that an earlier process has counted
-	inFlight atomic.Int64
+	flow     flow
 	bytesIn  atomic.Uint64
-	bytesOut atomic.Uint64
 	_        [4*lineBytes - 8*(pageCount+3+1+2+int(classCount)+3)]byte
 }
 
-// observe records an event that ended at the given time, after so many bytes.
+// observe records an event that ended at the given time, after so many bytes had
+// come in.
 // Requests are counted before errors, and read after them, so that no reader sees
 // more errors than requests. They are counted in their second after everything
 // else that a scrape shows, and what a scrape has kept is looked up by them.
-func (s *series) observe(p place, endNanos int64, elapsed time.Duration, c class, in, out uint64) {
+func (s *series) observe(p place, endNanos int64, elapsed time.Duration, c class, in uint64) {
 	second := uint32(endNanos / int64(time.Second))
 	sh := s.shards.at(p)
 	if in != 0 {
 		sh.bytesIn.Add(in)
-	}
-	if out != 0 {
-		sh.bytesOut.Add(out)
 	}
 	if c == class2xx {
 		sh.record(uint64(max(elapsed, 0)))
@@ -214,11 +211,36 @@ func (s *series) peak(now func() int64) Window {
 	return Window{Second: int64(second), Peak: s.requests.highest(second), Late: s.requests.late.Load()}
 }
 
-func (s *series) enter(p place) { s.shards.at(p).inFlight.Add(1) }
+func (s *series) enter(p place) { s.shards.at(p).flow.begin() }
 
 // leave must have the place of enter, or a reader between the two would find
 // less than nothing in flight.
-func (s *series) leave(p place) { s.shards.at(p).inFlight.Add(-1) }
+func (s *series) leave(p place, out uint64) { s.end(p, 1, out) }
+
+// sent counts bytes of a request that is in flight elsewhere.
+func (s *series) sent(p place, out uint64) {
+	if out > 0 {
+		s.end(p, 0, out)
+	}
+}
+
+func (s *series) end(p place, requests, out uint64) {
+	if f := &s.shards.at(p).flow; !f.end(requests, out) {
+		s.mu.Lock()
+		f.empty()
+		s.mu.Unlock()
+	}
+}
+
+// flow is how many requests are in flight, and the bytes that went out, under the
+// mutex.
+func (s *series) flow() (requests int64, out uint64) {
+	for sh := range s.shards.all() {
+		n, sent := sh.flow.read()
+		requests, out = requests+n, out+sent
+	}
+	return requests, out
+}
 
 // durations returns those of all requests, and how many of them ended in 2xx.
 func (s *series) durations() (h Histogram, ok uint64) {

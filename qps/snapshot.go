@@ -219,10 +219,11 @@ func (s *series) snapshot(w Window) RouteSnapshot {
 		for i := range c {
 			c[i] += sh.classes[i].Load()
 		}
-		r.InFlight += sh.inFlight.Load()
 		r.BytesIn += sh.bytesIn.Load()
-		r.BytesOut += sh.bytesOut.Load()
 	}
+	s.mu.Lock()
+	r.InFlight, r.BytesOut = s.flow()
+	s.mu.Unlock()
 	r.Counts = Counts{
 		Status1xx: c[class1xx], Status2xx: c[class2xx], Status3xx: c[class3xx], Status4xx: c[class4xx],
 		Status5xx: c[class5xx], Aborted: c[classAborted], Panic: c[classPanic],

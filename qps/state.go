@@ -73,7 +73,7 @@ func (s *series) restore(p place, now int64, r RouteSnapshot) {
 		sh.classes[c].Add(n)
 	}
 	sh.bytesIn.Add(r.BytesIn)
-	sh.bytesOut.Add(r.BytesOut)
+	sh.flow.earlier.Add(r.BytesOut)
 	sh.rest().add(r.Duration) // as the classes have been counted
 	s.mu.Lock()
 	defer s.mu.Unlock()

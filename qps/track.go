@@ -31,8 +31,8 @@ func (u *Upstream) Begin() Call {
 func (c Call) Done(err error) {
 	end := c.u.m.now()
 	failed := err != nil && !errors.Is(err, context.Canceled)
-	c.u.observe(c.place, end, time.Duration(end-c.start), outcome(failed), 0, 0)
-	c.u.leave(c.place)
+	c.u.observe(c.place, end, time.Duration(end-c.start), outcome(failed), 0)
+	c.u.leave(c.place, 0)
 }
 
 // RoundTripper measures the calls that next makes, as those of an [Upstream] of

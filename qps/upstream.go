@@ -21,7 +21,7 @@ func (m *Meter) Upstream(name string) *Upstream {
 // failed. A negative duration counts as zero. Whether a call that the caller
 // cancelled is recorded is for the caller to say; as a failure it is not.
 func (u *Upstream) Observe(elapsed time.Duration, failed bool) {
-	u.observe(u.m.picker.pick(), u.m.now(), elapsed, outcome(failed), 0, 0)
+	u.observe(u.m.picker.pick(), u.m.now(), elapsed, outcome(failed), 0)
 }
 
 // outcome is the class of a call.

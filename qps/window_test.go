@@ -78,7 +78,7 @@ func FuzzSeconds(f *testing.F) {
 		tok := new(token)
 		for i, step := range steps {
 			now += uint32(7 * int32(int8(step)))
-			s.observe(place{uint32(i % 3), tok}, int64(now)*1e9, 0, class2xx, 0, 0)
+			s.observe(place{uint32(i % 3), tok}, int64(now)*1e9, 0, class2xx, 0)
 			g.add(now)
 			latest = max(latest, now)
 			if step&3 != 0 {
@@ -161,7 +161,7 @@ func countEverywhere(t *testing.T, workers int, span uint32) (events uint64) {
 				if n%3 == 0 {
 					c = class5xx
 				}
-				s.observe(picker.pick(), int64(begin+second)*1e9, 0, c, 0, 0)
+				s.observe(picker.pick(), int64(begin+second)*1e9, 0, c, 0)
 				if clock.Load()-second < logSeconds {
 					counted[i][second]++
 				} else {
@@ -199,7 +199,7 @@ func countEverywhere(t *testing.T, workers int, span uint32) (events uint64) {
 
 func TestOldSecondsHaveNoCount(t *testing.T) {
 	var s series
-	s.observe(place{token: new(token)}, 1000*1e9, 0, class2xx, 0, 0)
+	s.observe(place{token: new(token)}, 1000*1e9, 0, class2xx, 0)
 	if s.total(); s.requests.at(1000) != 1 || s.requests.at(1000-logSeconds) != 0 || s.requests.at(1000+logSeconds) != 0 {
 		t.Error("a second has the count of another")
 	}
@@ -290,7 +290,7 @@ func TestLateEvents(t *testing.T) {
 		ended := m.now()
 		time.Sleep(logSeconds * time.Second)
 		u.Observe(0, false)
-		u.observe(m.picker.pick(), ended, time.Second, class5xx, 0, 0)
+		u.observe(m.picker.pick(), ended, time.Second, class5xx, 0)
 		time.Sleep(time.Second)
 		w := m.Snapshot().Upstreams[0]
 		if w.Window.Late != 1 || w.Rate(time.Second) != 1 || w.ErrorRatio(time.Minute) != 0 || w.Duration.Count() != 2 {
