@@ -1,11 +1,13 @@
 package firewall
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -51,6 +53,15 @@ func (c *conn) NetConn() net.Conn {
 		_ = c.Conn.SetWriteDeadline(c.writeBy)
 	}
 	return c.Conn
+}
+
+// SyscallConn implements [syscall.Conn] if the connection within does. It is for
+// who waits for bytes, which Read gives; the deadlines stay.
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // Close implements [net.Conn].

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -131,6 +132,42 @@ func TestOpeningEndsWhenTheServerSpeaks(t *testing.T) {
 			t.Errorf("the connection within: read %d, %v", n, err)
 		}
 	})
+}
+
+// TestSyscallConn: to wait for a connection does not take its deadlines away.
+func TestSyscallConn(t *testing.T) {
+	f := newFirewall(t, Config{Policy: Policy{Default: Accept}})
+	within, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := f.Listener(within)
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	raw, err := server.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := false
+	if err := raw.Control(func(uintptr) { asked = true }); err != nil || !asked {
+		t.Errorf("asked %v, %v", asked, err)
+	}
+	if !server.(*conn).isOpening() {
+		t.Error("the deadline of the first head is gone")
+	}
+	_, inMemory := pair(t, f, "198.51.100.1:5")
+	if _, err := inMemory.(syscall.Conn).SyscallConn(); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("in memory: %v", err)
+	}
 }
 
 func TestStall(t *testing.T) {

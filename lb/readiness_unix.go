@@ -3,6 +3,7 @@
 package lb
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"os"
@@ -31,26 +32,33 @@ type readiness struct {
 	sent   func() bool // is told when all of it has been, and says whether to go on
 }
 
-// newReadiness returns nil if there is no connection of the kernel's, or none below.
+// newReadiness returns nil if there is no connection of the kernel's, or none below
+// that shows itself. NetConn of others is not asked: who calls it may be taken for
+// the one who takes the connection over.
 func newReadiness(nc net.Conn, sent func() bool) *readiness {
-	r := &readiness{sent: sent}
-	r.try, r.turn = r.receive, r.sendFirst
-	for below := nc; ; {
-		switch c := below.(type) {
-		case *net.TCPConn, *net.UnixConn:
-			raw, err := c.(syscall.Conn).SyscallConn()
-			if err != nil {
-				return nil
-			}
-			r.raw = raw
-			return r
-		case interface{ NetConn() net.Conn }:
-			r.over, r.turn = nc, r.sendOver
-			below = c.NetConn()
-		default:
-			return nil
-		}
+	below := nc
+	if secure, ok := nc.(*tls.Conn); ok {
+		below = secure.NetConn()
 	}
+	if proxied, ok := below.(*proxyConn); ok {
+		below = proxied.Conn
+	}
+	kernel, ok := below.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := kernel.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	r := &readiness{raw: raw, sent: sent}
+	r.try, r.turn = r.receive, r.sendFirst
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
+	default:
+		r.over, r.turn = nc, r.sendOver
+	}
+	return r
 }
 
 // reads says whether it can read by itself. What is over the connection may have

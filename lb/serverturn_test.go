@@ -70,6 +70,59 @@ func TestServersOverlookNothing(t *testing.T) {
 	})
 }
 
+// watched is a connection that shows what is below it to those who wait, and does
+// not want to be taken for its own.
+type watched struct {
+	*net.TCPConn
+	t *testing.T
+}
+
+func (c watched) NetConn() net.Conn {
+	c.t.Error("NetConn is asked")
+	return c.TCPConn
+}
+
+// TestTurnOverAnother: the turn goes through whatever is over the kernel's
+// connection, and asks for nothing but the kernel's readiness.
+func TestTurnOverAnother(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client := dialRaw(t, ln.Addr().String())
+	nc, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	c := newServerConn(new(Server), watched{nc.(*net.TCPConn), t}, t.Context())
+	c.server.start()
+	c.reader = http1.NewReader(c)
+	c.ready = newReadiness(c.nc, c.idle)
+	if c.ready == nil || c.ready.reads() {
+		t.Fatalf("%+v, want one that only waits", c.ready)
+	}
+	for range 3 {
+		c.state.Store(int32(http.StateActive))
+		c.out = []byte("response")
+		next := make(chan bool)
+		go func() { next <- c.turn() }()
+		got := make([]byte, len("response"))
+		if _, err := io.ReadFull(client.r, got); err != nil || string(got) != "response" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		client.send("G")
+		if !<-next || string(c.reader.Next()) != "G" || c.pipelines {
+			t.Errorf("next is %q, pipelines %v", c.reader.Next(), c.pipelines)
+		}
+		c.reader.Release()
+	}
+	if newReadiness(&gathered{Conn: nc}, c.idle) != nil {
+		t.Error("one that does not show itself is waited for")
+	}
+}
+
 // gathered holds back what is written until flush, so that it comes at once.
 type gathered struct {
 	net.Conn

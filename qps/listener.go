@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"syscall"
 )
 
 // Listener measures the connections that ln accepts: how many there were, how
@@ -68,6 +69,15 @@ type meteredConn struct {
 
 // NetConn returns the connection below, past which nothing is counted.
 func (c *meteredConn) NetConn() net.Conn { return c.Conn }
+
+// SyscallConn implements [syscall.Conn] if the connection below does. It is for who
+// waits for bytes; what is read past Read is not counted.
+func (c *meteredConn) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
 
 func (c *meteredConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
