@@ -37,21 +37,31 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stderr)
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
+	switch _, isUsage := errors.AsType[usageError](err); {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case isUsage:
+		fmt.Fprintln(os.Stderr, "monitor:", err)
+		os.Exit(2)
+	default:
 		fmt.Fprintln(os.Stderr, "monitor:", err)
 		os.Exit(1)
 	}
 }
+
+// usageError is a command line that cannot be used.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
 
 type config struct {
 	listen, admin, state string
 	peers                []qps.Peer
 }
 
-func parse(args []string, out io.Writer) (config, error) {
+func parse(args []string, help io.Writer) (config, error) {
 	var c config
 	flags := flag.NewFlagSet("monitor", flag.ContinueOnError)
-	flags.SetOutput(out)
+	flags.SetOutput(io.Discard)
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8080", "`address` of the demo routes")
 	flags.StringVar(&c.admin, "admin", "127.0.0.1:9090", "`address` of metrics, snapshot and page")
 	flags.StringVar(&c.state, "state", "", "`file` that keeps the counters over a restart")
@@ -67,6 +77,10 @@ func parse(args []string, out io.Writer) (config, error) {
 		return nil
 	})
 	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			flags.SetOutput(help)
+			flags.Usage()
+		}
 		return c, err
 	}
 	if flags.NArg() > 0 {
@@ -79,7 +93,7 @@ func parse(args []string, out io.Writer) (config, error) {
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	c, err := parse(args, out)
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	logger := slog.New(slog.NewTextHandler(out, nil))
 	app, err := net.Listen("tcp", c.listen)

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -193,13 +195,19 @@ func TestFlags(t *testing.T) {
 		t.Errorf("%+v, %v; want %+v", c, err, want)
 	}
 	for _, args := range [][]string{{"-peer", "http://\x00"}, {"extra"}, {"-none"}} {
-		if _, err := parse(args, io.Discard); err == nil {
-			t.Errorf("%q was accepted", args)
+		var out strings.Builder
+		err := run(t.Context(), args, &out)
+		if _, ok := errors.AsType[usageError](err); !ok || out.Len() > 0 {
+			t.Errorf("%q: %v, %q; want a mistake of the command line and nothing printed yet", args, err, out.String())
 		}
 	}
 	for _, args := range [][]string{{"-listen", "nowhere"}, {"-listen", "127.0.0.1:0", "-admin", "nowhere"}, {"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-peer", "ftp://x/"}} {
 		if err := run(t.Context(), args, io.Discard); err == nil {
 			t.Errorf("%q ran", args)
 		}
+	}
+	var help strings.Builder
+	if err := run(t.Context(), []string{"-h"}, &help); !errors.Is(err, flag.ErrHelp) || !strings.Contains(help.String(), "-peer") {
+		t.Errorf("%v, %q", err, help.String())
 	}
 }

@@ -41,14 +41,21 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
-	if errors.Is(err, flag.ErrHelp) {
+	switch _, isUsage := errors.AsType[usageError](err); {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case isUsage:
+		fmt.Fprintln(os.Stderr, "sqlsplit:", err)
 		os.Exit(2)
-	}
-	if err != nil {
+	default:
 		fmt.Fprintln(os.Stderr, "sqlsplit:", err)
 		os.Exit(1)
 	}
 }
+
+// usageError is a command line that cannot be used.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
 
 // options are those of the command line.
 type options struct {
@@ -57,10 +64,10 @@ type options struct {
 	file    string // empty: standard input
 }
 
-func parse(args []string, stderr io.Writer) (options, error) {
+func parse(args []string, help io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("sqlsplit", flag.ContinueOnError)
-	f.SetOutput(stderr)
+	f.SetOutput(io.Discard)
 	var dsns []string
 	f.Func("node", "`DSN` of a server; repeat it for each", func(dsn string) error {
 		dsns = append(dsns, dsn) // an error here would tell the whole of it, with the password
@@ -69,6 +76,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	consistency := f.String("consistency", "session", "what reads see: session, global, eventual or primary")
 	f.BoolVar(&o.explain, "explain", false, "say where each statement would go, without running it")
 	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			f.SetOutput(help)
+			f.Usage()
+		}
 		return o, err
 	}
 	for i, dsn := range dsns {
@@ -104,9 +115,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	o, err := parse(args, stderr)
+	o, err := parse(args, stdout)
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	statements, err := read(o.file, stdin)
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"log/slog"
 	"os"
@@ -134,19 +135,30 @@ func TestRun(t *testing.T) {
 
 func TestMistakes(t *testing.T) {
 	for _, c := range []struct {
-		args []string
-		want string
+		args  []string
+		want  string
+		usage bool
 	}{
-		{nil, "no -node"},
-		{[]string{"-node", "x"}, "-node number 1"},
-		{[]string{"-node", "tcp(127.0.0.1:1)/", "-node", ""}, "-node number 2: it is empty"},
-		{[]string{"-node", "tcp(127.0.0.1:1)/", "-consistency", "some"}, `"some"`},
-		{[]string{"-node", "tcp(127.0.0.1:1)/", "a", "b"}, "2 files"},
-		{[]string{"-node", "tcp(127.0.0.1:1)/", "/nowhere/a.sql"}, "/nowhere/a.sql"},
+		{nil, "no -node", true},
+		{[]string{"-none"}, "-none", true},
+		{[]string{"-node", "x"}, "-node number 1", true},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "-node", ""}, "-node number 2: it is empty", true},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "-consistency", "some"}, `"some"`, true},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "a", "b"}, "2 files", true},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "/nowhere/a.sql"}, "/nowhere/a.sql", false},
 	} {
-		if err := run(t.Context(), c.args, strings.NewReader(""), io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%q: %v, want %q", c.args, err, c.want)
+		var stderr strings.Builder
+		err := run(t.Context(), c.args, strings.NewReader(""), io.Discard, &stderr)
+		if err == nil || !strings.Contains(err.Error(), c.want) || stderr.Len() > 0 {
+			t.Errorf("%q: %v, %q; want %q and nothing printed yet", c.args, err, stderr.String(), c.want)
 		}
+		if _, ok := errors.AsType[usageError](err); ok != c.usage {
+			t.Errorf("%q: a mistake of the command line %v, want %v", c.args, ok, c.usage)
+		}
+	}
+	var help strings.Builder
+	if err := run(t.Context(), []string{"-h"}, nil, &help, io.Discard); !errors.Is(err, flag.ErrHelp) || !strings.Contains(help.String(), "-node") {
+		t.Errorf("%v, %q", err, help.String())
 	}
 }
 
