@@ -18,8 +18,7 @@ func namesOf(t reflect.Type, prefix string) (names []string) {
 	if t.Kind() != reflect.Struct || t == reflect.TypeFor[Histogram]() || t == reflect.TypeFor[time.Time]() {
 		return []string{prefix + " " + t.String()}
 	}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "-" && f.IsExported() {
 			names = append(names, namesOf(f.Type, prefix+"."+name)...)
 		}
@@ -34,7 +33,7 @@ func TestNamesOfVersion1(t *testing.T) {
 	if SnapshotVersion != 1 {
 		t.Fatalf("version %d needs a list of its own", SnapshotVersion)
 	}
-	for _, name := range strings.Split(strings.TrimSpace(namesOfVersion1), "\n") {
+	for name := range strings.SplitSeq(strings.TrimSpace(namesOfVersion1), "\n") {
 		if !slices.Contains(got, name) {
 			t.Errorf("%s is gone", name)
 		}

@@ -59,7 +59,7 @@ func TestScrapeEqualsSnapshot(t *testing.T) {
 			}
 		}
 		waiting := 0
-		for step := range 3000 {
+		for step := range 1500 {
 			path := fmt.Sprintf("/%d", rng.IntN(12))
 			switch rng.IntN(12) {
 			case 0:
