@@ -77,7 +77,7 @@
 //
 // A scrape reads and writes anew only the routes that had a request since the
 // last one; the text of the others it has kept. It makes no garbage to speak of,
-// and sleeps for a moment every 100 µs or so, for requests to run. BenchmarkScrape prints what 1,000 routes
+// and sleeps for a moment every 300 µs or so, for requests to run. BenchmarkScrape prints what 1,000 routes
 // take, settled and all changed, and BenchmarkScrapeShift how requests feel it.
 //
 // Memory is bounded: routes beyond Config.MaxRoutes are counted as "other", and

@@ -11,10 +11,10 @@ const (
 	mostText = 16 << 20
 	// A scrape makes way when it has looked at so many routes, of which one that
 	// has to be read anew counts for eight more, and when it has written so many
-	// bytes: after 100 µs or so. A pause costs some 30 µs itself.
-	lookAtOnce  = 1024
+	// bytes: after 300 µs or so. A pause costs some 30 µs itself.
+	lookAtOnce  = 3072
 	readCost    = 8
-	writeAtOnce = 4 * flushBytes
+	writeAtOnce = 12 * flushBytes
 	// pause is how long it makes way for. It is a sleep, because a processor that
 	// is idle looks for what has come over the network, and one that goes on after
 	// runtime.Gosched does not. How long the scrape takes matters to nobody.

@@ -124,7 +124,7 @@ func (m *Meter) save() error {
 }
 
 // saveEvery is the time from one save to the next, less what they take.
-const saveEvery = 900 * time.Millisecond
+const saveEvery = 700 * time.Millisecond
 
 // keep saves so often that a kill costs a second at most: what a file has is as
 // old as the beginning of its save, so the next must end within a second of that.
