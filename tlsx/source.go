@@ -33,8 +33,9 @@ type FileSource struct {
 }
 
 // Files loads a certificate chain and its key. Files that are missing, do not
-// match or have expired are an error now; later, the last good pair stays. A
-// nil logger means slog.Default().
+// match, have expired or are not valid yet are an error now; later, the last good
+// pair stays, in the last case until the new one is valid. A nil logger means
+// slog.Default().
 func Files(certFile, keyFile string, logger *slog.Logger) (*FileSource, error) {
 	w, err := watch(logger, parsePair, certFile, keyFile)
 	if err != nil {
@@ -65,8 +66,11 @@ func parsePair(contents [][]byte) (*tls.Certificate, error) {
 			return nil, err
 		}
 	}
-	if now := time.Now(); now.After(cert.Leaf.NotAfter) {
+	switch now := time.Now(); {
+	case now.After(cert.Leaf.NotAfter):
 		return nil, fmt.Errorf("certificate expired on %s", cert.Leaf.NotAfter.Format(time.RFC3339))
+	case now.Before(cert.Leaf.NotBefore):
+		return nil, &tooEarlyError{cert.Leaf.NotBefore}
 	}
 	return &cert, nil
 }

@@ -103,6 +103,45 @@ func TestFilesFollowChanges(t *testing.T) {
 	})
 }
 
+// TestEarlyCertificate has a pair put in place an hour before it is valid: it is
+// complained about once, and served when its time comes.
+func TestEarlyCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testcert.NewCA(t)
+		now, early := pairOf(t, ca, testcert.Leaf{CommonName: "now"}), pairOf(t, ca, testcert.Leaf{CommonName: "early", NotBefore: time.Now().Add(time.Hour)})
+		dir := t.TempDir()
+		certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+		replace(t, certFile, early.cert)
+		replace(t, keyFile, early.key)
+		if _, err := Files(certFile, keyFile, nil); err == nil {
+			t.Error("a pair that is not valid yet was accepted at the start")
+		}
+		replace(t, certFile, now.cert)
+		replace(t, keyFile, now.key)
+		var log bytes.Buffer
+		s, err := Files(certFile, keyFile, slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		replace(t, certFile, early.cert)
+		replace(t, keyFile, early.key)
+		check := func(when, want string, logged int) {
+			t.Helper()
+			for range 3 {
+				time.Sleep(seenAfter)
+				if got := s.Certificates()[0].Subject.CommonName; got != want || lines(&log) != logged {
+					t.Errorf("%s: %q is served, want %q, after the log:\n%s", when, got, want, &log)
+				}
+			}
+		}
+		check("early", "now", 1)
+		time.Sleep(59 * time.Minute)
+		check("a minute before", "now", 1)
+		time.Sleep(time.Minute)
+		check("in time", "early", 2)
+	})
+}
+
 func TestFilesAtStart(t *testing.T) {
 	ca := testcert.NewCA(t)
 	one, two := pairOf(t, ca, testcert.Leaf{}), pairOf(t, ca, testcert.Leaf{})

@@ -2,6 +2,7 @@ package tlsx
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,7 +28,15 @@ type watched[T any] struct {
 
 	mu         sync.Mutex // held by the one who looks, guards the rest
 	sum        [sha256.Size]byte
-	unreadable bool // at the last look
+	unreadable bool      // at the last look
+	early      time.Time // the files are good from then on; zero if there is nothing to wait for
+}
+
+// tooEarlyError is parse's about files that will be good as they are.
+type tooEarlyError struct{ from time.Time }
+
+func (e *tooEarlyError) Error() string {
+	return "certificate not valid before " + e.from.Format(time.RFC3339)
 }
 
 func watch[T any](logger *slog.Logger, parse func([][]byte) (*T, error), files ...string) (*watched[T], error) {
@@ -35,7 +44,7 @@ func watch[T any](logger *slog.Logger, parse func([][]byte) (*T, error), files .
 		logger = slog.Default()
 	}
 	w := &watched[T]{files: files, parse: parse, logger: logger}
-	contents, sum, err := w.read()
+	contents, sum, err := w.read(os.ReadFile)
 	if err != nil {
 		return nil, fmt.Errorf("tlsx: %w", err)
 	}
@@ -49,10 +58,10 @@ func watch[T any](logger *slog.Logger, parse func([][]byte) (*T, error), files .
 	return w, nil
 }
 
-func (w *watched[T]) read() (contents [][]byte, sum [sha256.Size]byte, err error) {
+func (w *watched[T]) read(readFile func(string) ([]byte, error)) (contents [][]byte, sum [sha256.Size]byte, err error) {
 	h := sha256.New()
 	for _, f := range w.files {
-		data, err := os.ReadFile(f)
+		data, err := readFile(f)
 		if err != nil {
 			return nil, sum, err
 		}
@@ -64,9 +73,26 @@ func (w *watched[T]) read() (contents [][]byte, sum [sha256.Size]byte, err error
 	return contents, sum, nil
 }
 
+// readAgain is os.ReadFile for a file that was read before: a pipe that has come
+// in its place would hold up the handshake that looks, and every later look, until
+// somebody writes into it. The first time a pipe is fine: it is how shells hand
+// over secrets.
+func readAgain(file string) ([]byte, error) {
+	info, err := os.Stat(file)
+	if err == nil && !info.Mode().IsRegular() {
+		err = &os.PathError{Op: "read", Path: file, Err: errNotRegular}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(file)
+}
+
+var errNotRegular = errors.New("not a regular file")
+
 // load returns the present value. What cannot be read or parsed, a pair that
-// does not match because only one file has been replaced so far, an expired
-// certificate: none of it ever replaces a good value.
+// does not match because only one file has been replaced so far, a certificate
+// that has expired or is not valid yet: none of it ever replaces a good value.
 func (w *watched[T]) load() *T {
 	now := time.Now().UnixNano()
 	if since := now - w.checked.Load(); 0 <= since && since < int64(filePoll) || !w.mu.TryLock() {
@@ -74,19 +100,22 @@ func (w *watched[T]) load() *T {
 	}
 	defer w.mu.Unlock()
 	w.checked.Store(now)
-	contents, sum, err := w.read()
+	contents, sum, err := w.read(readAgain)
 	if err == nil {
 		w.unreadable = false
-		if sum == w.sum {
+		if settled := w.early.IsZero() || time.Now().Before(w.early); sum == w.sum && settled {
 			return w.current.Load()
 		}
-		w.sum = sum // a bad version is complained about once, not at every look
+		w.sum, w.early = sum, time.Time{} // a bad version is complained about once, not at every look
 		var v *T
 		if v, err = w.parse(contents); err == nil {
 			w.current.Store(v)
 			w.logger.Info("tlsx: files loaded again", "files", w.files)
 			w.tell(v, nil)
 			return v
+		}
+		if e, ok := errors.AsType[*tooEarlyError](err); ok {
+			w.early = e.from
 		}
 	} else if w.unreadable {
 		return w.current.Load()
