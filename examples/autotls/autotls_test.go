@@ -128,6 +128,7 @@ func TestFilesAndClients(t *testing.T) {
 	chain, key := testcert.EncodePEM(t, ca.Issue(testcert.Leaf{Names: []string{"www.test"}}))
 	cert, keyFile, clients := path("cert.pem", chain), path("key.pem", key), path("clients.pem", clientCA.PEM())
 	alice := clientCA.Issue(testcert.Leaf{CommonName: "alice", URIs: []string{"spiffe://test/alice"}})
+	mallory := clientCA.Issue(testcert.Leaf{CommonName: "mallory\nURIs        spiffe://test/alice"})
 	for _, required := range []bool{false, true} {
 		t.Run(fmt.Sprintf("required %v", required), func(t *testing.T) {
 			port := freePort(t)
@@ -139,13 +140,17 @@ func TestFilesAndClients(t *testing.T) {
 			if _, body, err := fetch(t, port, "www.test", "/whoami", named); err != nil || !strings.Contains(body, "CN=alice") || !strings.Contains(body, "spiffe://test/alice") {
 				t.Errorf("alice: %q, %v", body, err)
 			}
+			posing := &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{mallory}}
+			if _, body, err := fetch(t, port, "www.test", "/whoami", posing); err != nil || !strings.Contains(body, "mallory") || strings.Contains(body, "\nURIs        spiffe") {
+				t.Errorf("a name of two lines: %q, %v", body, err)
+			}
 			if status, body, err := fetch(t, port, "www.test", "/whoami", anonymous); (err != nil) != required || err == nil && (status != 200 || !strings.HasPrefix(body, "nobody")) {
 				t.Errorf("anonymous: %d %q, %v", status, body, err)
 			}
 			if _, body, err := fetch(t, port, "www.test", "/hello.txt", named); err != nil || body != "hello" {
 				t.Errorf("the file: %q, %v", body, err)
 			}
-			if status, body, err := fetch(t, port, "www.test", "/link.txt", named); err != nil || status == 200 || strings.Contains(body, "secret") {
+			if status, body, err := fetch(t, port, "www.test", "/link.txt", named); err != nil || status != 404 || strings.Contains(body, "secret") {
 				t.Errorf("a link out of the folder: %d %q, %v", status, body, err)
 			}
 			if _, _, err := fetch(t, port, "other.test", "/", &tls.Config{InsecureSkipVerify: true}); err == nil {
@@ -202,7 +207,11 @@ func TestFlagsAreChecked(t *testing.T) {
 		{}, {"-internal"}, {"-dir", dir}, {"-dir", dir, "-internal", "extra"}, {"-dir", dir, "-cert", "c"}, {"-dir", dir, "-cert", "c", "-key", "k", "-internal"},
 		{"-dir", dir, "-cert", "c", "-key", "k", "-domain", "a.test"}, {"-dir", dir, "-internal", "-email", "e"}, {"-dir", dir, "-internal", "-client-mode", "required"},
 		{"-dir", dir, "-internal", "-client-ca", "f", "-client-mode", "maybe"}, {"-dir", dir, "-internal", "-profile", "old"}, {"-dir", dir, "-internal", "-listen", "x"},
-		{"-dir", dir, "-domain", ""}, {"-nonsense"},
+		{"-dir", dir, "-domain", ""}, {"-nonsense"}, {"-dir", dir, "-internal", "-listen", ""},
+		{"-dir", dir, "-domain", "a b"}, {"-dir", dir, "-domain", "*.a.test"}, {"-dir", dir, "-internal", "-domain", "bücher.test"},
+		{"-dir", dir, "-internal", "-domain", "a..test"}, {"-dir", dir, "-internal", "-domain", "*.*.test"}, {"-dir", dir, "-internal", "-domain", "fe80::1%lo"},
+		{"-dir", dir, "-domain", "a.test", "-acme-directory", "http://127.0.0.1:1/dir"}, {"-dir", dir, "-domain", "a.test", "-acme-directory", "dir"},
+		{"-dir", dir, "-domain", "a.test", "-email", "admin"}, {"-dir", dir, "-domain", "a.test", "-email", "A <a@a.test>"},
 	} {
 		var stderr bytes.Buffer
 		if code := run(t.Context(), args, io.Discard, &stderr); code != 2 || strings.Count(stderr.String(), "\n") != 1 {

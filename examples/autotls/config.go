@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/mail"
+	"net/netip"
+	"net/url"
 	"strings"
+	"unicode"
 
 	"github.com/palisade-go/palisade/tlsx"
 )
@@ -112,9 +116,51 @@ func (c *config) check(mode string) error {
 		if a.addr == "" && a.flag == "http" {
 			continue
 		}
+		// Without the first, no address would be any port of every one.
+		if _, _, err := net.SplitHostPort(a.addr); err != nil {
+			return fmt.Errorf("-%s is %q, want HOST:PORT: %v", a.flag, a.addr, err)
+		}
 		if _, err := net.ResolveTCPAddr("tcp", a.addr); err != nil {
 			return fmt.Errorf("-%s is %q, want HOST:PORT: %v", a.flag, a.addr, err)
 		}
 	}
+	return c.checkNames()
+}
+
+// checkNames refuses what no certificate can be for, and what cannot be said to an
+// ACME authority.
+func (c *config) checkNames() error {
+	for _, name := range c.domains {
+		bare, wild := strings.CutPrefix(name, "*.")
+		if wild && !c.internal {
+			return fmt.Errorf("-domain is %q, want no wildcard: an authority certifies one by the DNS only, which this program does not change", name)
+		}
+		if strings.ContainsFunc(bare, func(r rune) bool { return r > unicode.MaxASCII }) {
+			return fmt.Errorf("-domain is %q, want its ASCII form, whose labels begin with xn--", name)
+		}
+		if !isHost(bare) {
+			return fmt.Errorf("-domain is %q, want a DNS name or an IP address", name)
+		}
+	}
+	if u, err := url.Parse(c.acmeDirectory); c.acmeDirectory != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
+		return fmt.Errorf("-acme-directory is %q, want an https URL", c.acmeDirectory)
+	}
+	if a, err := mail.ParseAddress(c.email); c.email != "" && (err != nil || a.Address != c.email) {
+		return fmt.Errorf("-email is %q, want an address such as admin@example.com", c.email)
+	}
 	return nil
+}
+
+// isHost says whether a name can be an address or a name of the DNS.
+func isHost(name string) bool {
+	if ip, err := netip.ParseAddr(name); err == nil {
+		return ip.Zone() == ""
+	}
+	name = strings.TrimSuffix(name, ".")
+	for label := range strings.SplitSeq(strings.ToLower(name), ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return false
+		}
+	}
+	return len(name) <= 253
 }

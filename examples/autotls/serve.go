@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -37,13 +38,6 @@ func (c *config) serve(ctx context.Context, stdout io.Writer) error {
 	if plain != nil {
 		defer plain.Close()
 	}
-	certs, issuer, err := c.certificates(secure, plain, stdout)
-	if err != nil {
-		return err
-	}
-	if issuer != nil {
-		defer issuer.Close()
-	}
 	policy := tlsx.Policy{ID: "autotls", Profile: c.profile}
 	if c.clientCA != "" {
 		trust, err := tlsx.TrustFile(c.clientCA, nil)
@@ -52,15 +46,19 @@ func (c *config) serve(ctx context.Context, stdout io.Writer) error {
 		}
 		policy.Client = &tlsx.ClientAuth{Mode: c.clientMode, Roots: trust}
 	}
+	certs, issuer, err := c.certificates(secure, plain, stdout) // the last: it may make an authority
+	if err != nil {
+		return err
+	}
+	if issuer != nil {
+		defer issuer.Close()
+	}
 	term, err := tlsx.New(tlsx.Config{Certs: []tlsx.CertSource{certs}, Policies: []tlsx.Policy{policy}})
 	if err != nil {
 		return err
 	}
 
-	mux := http.NewServeMux()
-	mux.Handle("/", http.FileServerFS(root.FS()))
-	mux.HandleFunc("/whoami", whoami)
-	handler := term.RequireSNIMatch(tlsx.Receive(tlsx.PeerMatcher{}, mux))
+	handler := term.RequireSNIMatch(tlsx.Receive(tlsx.PeerMatcher{}, pages(root)))
 	if issuer != nil {
 		// Browsers remember it for a year: not for a host of one's own tries.
 		handler = tlsx.HSTS{}.Handler(handler)
@@ -103,13 +101,17 @@ func newServer(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet}
 }
 
+// stop ends the servers at once, lest one leads clients to another that accepts
+// none any more.
 func stop(ctx context.Context, servers []*http.Server) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()
-	var errs []error
-	for _, s := range servers {
-		errs = append(errs, s.Shutdown(ctx))
+	errs := make([]error, len(servers))
+	var wg sync.WaitGroup
+	for i, s := range servers {
+		wg.Go(func() { errs[i] = s.Shutdown(ctx) })
 	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 
@@ -187,18 +189,6 @@ func (c *config) internalLeaf(dir string, stdout io.Writer) (tlsx.CertSource, er
 	}
 	fmt.Fprintf(stdout, "authority to trust: %s\n", ca.RootFile())
 	return leaf, nil
-}
-
-// whoami says who the client proved to be.
-func whoami(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	id, ok := tlsx.IdentityFrom(r.Context())
-	if !ok {
-		fmt.Fprintln(w, "nobody: the client showed no certificate")
-		return
-	}
-	fmt.Fprintf(w, "subject     %s\nURIs        %s\nDNS names   %s\nfingerprint %s\n", id.Subject, strings.Join(id.URIs, " "), strings.Join(id.DNSNames, " "), id.Fingerprint)
 }
 
 func portOf(ln net.Listener) int { return ln.Addr().(*net.TCPAddr).Port }

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"unicode"
+
+	"github.com/palisade-go/palisade/tlsx"
+)
+
+// pages serves the folder, and /whoami.
+func pages(root *os.Root) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /", http.FileServerFS(siteFS{root.FS()}))
+	mux.HandleFunc("GET /whoami", whoami)
+	return mux
+}
+
+// whoami says who the client proved to be.
+func whoami(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	id, ok := tlsx.IdentityFrom(r.Context())
+	if !ok {
+		fmt.Fprintln(w, "nobody: the client showed no certificate")
+		return
+	}
+	fmt.Fprintf(w, "subject     %s\nURIs        %s\nDNS names   %s\nfingerprint %s\n",
+		oneLine(id.Subject), oneLine(strings.Join(id.URIs, " ")), oneLine(strings.Join(id.DNSNames, " ")), id.Fingerprint)
+}
+
+// oneLine keeps what a certificate says in its line: a name may have line feeds,
+// and what follows them could pass for another line.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}
+
+// siteFS is the folder that is served: its files and folders. Whatever else a name
+// leads to is not there: a pipe, which would hold up whoever opens it, and a link
+// that leads out of the folder or in a circle.
+type siteFS struct{ fs.FS }
+
+// Open implements fs.FS.
+func (s siteFS) Open(name string) (fs.File, error) {
+	info, err := fs.Stat(s.FS, name)
+	if err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		err = fs.ErrNotExist
+	}
+	if err == nil {
+		var f fs.File
+		if f, err = s.FS.Open(name); err == nil {
+			return f, nil
+		}
+	}
+	if !isServers(err) {
+		err = fs.ErrNotExist
+	}
+	return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+}
+
+// isServers says whether it is the server's fault that a name cannot be opened,
+// and not the name's: that one cannot be a name, or what os.Root refuses by itself.
+func isServers(err error) bool {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	return ok && !slices.Contains([]syscall.Errno{syscall.EINVAL, syscall.ENAMETOOLONG, syscall.ENOTDIR, syscall.ELOOP}, errno)
+}
