@@ -65,11 +65,13 @@ const serverName = "bench.example"
 type certs struct {
 	certFiles
 	server, client tls.Certificate
+	chained        tls.Certificate // of a client, with the intermediate authority that signed it
 	pool           *x509.CertPool
 }
 
-// newCerts makes an authority, and under it a certificate of the server and one
-// of a client.
+// newCerts makes an authority, and under it a certificate of the server, one of a
+// client, as an internal CA of tlsx issues it by default, and one of a client as
+// CAConfig.Intermediate has it.
 func newCerts(dir string) (*certs, error) {
 	ca, err := newCert(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "bench authority"}, IsCA: true, BasicConstraintsValid: true,
@@ -79,17 +81,26 @@ func newCerts(dir string) (*certs, error) {
 		return nil, err
 	}
 	uses := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	leaf := func(name string) (tls.Certificate, error) {
+	leaf := func(name string, issuer *tls.Certificate) (tls.Certificate, error) {
 		return newCert(&x509.Certificate{
 			Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, ExtKeyUsage: uses, KeyUsage: x509.KeyUsageDigitalSignature,
-		}, &ca)
+		}, issuer)
 	}
-	server, err1 := leaf(serverName)
-	client, err2 := leaf("client.example")
-	if err := errors.Join(err1, err2); err != nil {
+	middle, err := newCert(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "bench intermediate"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
+	}, &ca)
+	if err != nil {
 		return nil, err
 	}
-	c := &certs{server: server, client: client, pool: x509.NewCertPool()}
+	server, err1 := leaf(serverName, &ca)
+	client, err2 := leaf("client.example", &ca)
+	chained, err3 := leaf("client.example", &middle)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, err
+	}
+	chained.Certificate = append(chained.Certificate, middle.Certificate...)
+	c := &certs{server: server, client: client, chained: chained, pool: x509.NewCertPool()}
 	c.pool.AddCert(ca.Leaf)
 	c.certFiles = certFiles{filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "both.pem")}
 	key, err := x509.MarshalPKCS8PrivateKey(server.PrivateKey)
@@ -125,10 +136,12 @@ func newCert(template *x509.Certificate, issuer *tls.Certificate) (tls.Certifica
 }
 
 // clientConfig is a client's, which believes nobody but the server itself: to
-// verify a chain each time would only keep the load from coming.
-func (c *certs) clientConfig(mutual bool) *tls.Config {
-	conf := &tls.Config{
-		ServerName: serverName, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"},
+// verify a chain each time would only keep the load from coming. It shows the
+// certificates given, if any.
+func (c *certs) clientConfig(shown ...tls.Certificate) *tls.Config {
+	return &tls.Config{
+		Certificates: shown,
+		ServerName:   serverName, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"},
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			if len(cs.PeerCertificates) == 0 || !bytes.Equal(cs.PeerCertificates[0].Raw, c.server.Certificate[0]) {
@@ -137,8 +150,4 @@ func (c *certs) clientConfig(mutual bool) *tls.Config {
 			return nil
 		},
 	}
-	if mutual {
-		conf.Certificates = []tls.Certificate{c.client}
-	}
-	return conf
 }

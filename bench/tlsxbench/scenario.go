@@ -27,15 +27,21 @@ var handshakeColumns = []report.Column{
 }
 
 func scenarios() []scenario {
-	all := []string{bareName, oursName, caddyName, haproxyName, nginxName}
+	all := []string{bareName, oursName, wholeName, caddyName, haproxyName, nginxName}
 	const about = "A connection over TLS 1.3 to a server with a P-256 certificate, for one small request, with key exchange by "
 	const mutual = "; both sides show P-256 certificates"
+	const chain = "; both sides show P-256 certificates, the client also that of an intermediate authority"
+	nobody := func(*certs) []tls.Certificate { return nil }
+	leaf := func(c *certs) []tls.Certificate { return []tls.Certificate{c.client} }
+	chained := func(c *certs) []tls.Certificate { return []tls.Certificate{c.chained} }
 	return []scenario{
-		handshakes("x25519", about+"X25519.", all, tls.X25519, false),
-		handshakes("p256", about+"P-256.", all, tls.CurveP256, false),
-		handshakes("mlkem", about+"X25519MLKEM768.", all, tls.X25519MLKEM768, false),
-		handshakes("mutual-x25519", about+"X25519"+mutual+".", all, tls.X25519, true),
-		handshakes("mutual-mlkem", about+"X25519MLKEM768"+mutual+".", all, tls.X25519MLKEM768, true),
+		handshakes("x25519", about+"X25519.", all, tls.X25519, nobody),
+		handshakes("p256", about+"P-256.", all, tls.CurveP256, nobody),
+		handshakes("mlkem", about+"X25519MLKEM768.", all, tls.X25519MLKEM768, nobody),
+		handshakes("mutual-x25519", about+"X25519"+mutual+".", all, tls.X25519, leaf),
+		handshakes("mutual-mlkem", about+"X25519MLKEM768"+mutual+".", all, tls.X25519MLKEM768, leaf),
+		handshakes("chain-x25519", about+"X25519"+chain+".", all, tls.X25519, chained),
+		handshakes("chain-mlkem", about+"X25519MLKEM768"+chain+".", all, tls.X25519MLKEM768, chained),
 		{
 			name: "reencrypt", about: "1 KB bodies over 32 connections that are kept alive, TLS in front, and behind either plain text or mutual TLS with pooled connections.",
 			programs: []string{
@@ -53,15 +59,16 @@ func scenarios() []scenario {
 	}
 }
 
-// handshakes is the scenario of connections with one key exchange.
-func handshakes(name, about string, programs []string, curve tls.CurveID, mutual bool) scenario {
+// handshakes is the scenario of connections with one key exchange, whose clients
+// show some certificates.
+func handshakes(name, about string, programs []string, curve tls.CurveID, shown func(*certs) []tls.Certificate) scenario {
 	loadOf := func(b *bench, p *target, resume bool) load.Handshakes {
 		return load.Handshakes{
-			Addr: p.proc.Addr, Config: b.certs.clientConfig(mutual), Curve: curve, Resume: resume, Conns: clients, Body: []byte(answer),
+			Addr: p.proc.Addr, Config: b.certs.clientConfig(shown(b.certs)...), Curve: curve, Resume: resume, Conns: clients, Body: []byte(answer),
 		}
 	}
 	return scenario{
-		name: name, about: about, programs: programs, conf: configData{Mutual: mutual}, columns: handshakeColumns,
+		name: name, about: about, programs: programs, conf: configData{Mutual: shown(new(certs)) != nil}, columns: handshakeColumns,
 		prepare: func(b *bench, p *target) error {
 			err := loadOf(b, p, true).Try()
 			if p.resumes = err == nil; errors.Is(err, load.ErrNotResumed) {
@@ -93,7 +100,7 @@ func handshakes(name, about string, programs []string, curve tls.CurveID, mutual
 // to the backend they go.
 func reencrypt(b *bench, p *target) (map[string]float64, error) {
 	client := load.Client{Addr: p.proc.Addr, Size: 1 << 10, Conns: requesters}
-	l := client.ClosedTLS(b.certs.clientConfig(false))
+	l := client.ClosedTLS(b.certs.clientConfig())
 	conns, requests := p.back.counts()
 	cost, err := l.Cost(p.proc, b.warm(), b.Length)
 	if err != nil {

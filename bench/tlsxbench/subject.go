@@ -16,6 +16,7 @@ import (
 const (
 	bareName     = "crypto/tls, net/http"
 	oursName     = "palisade, net/http"
+	wholeName    = "palisade, lb.Server"
 	nginxName    = "nginx"
 	haproxyName  = "haproxy"
 	caddyName    = "caddy"
@@ -87,6 +88,7 @@ func findSubjects(ctx context.Context, o report.Options, dir string) map[string]
 	tlsfront := program.Build(ctx, filepath.Join(o.Root, "bench"), dir, "./cmd/tlsfront")
 	all := []*subject{
 		front(tlsfront, bareName, "-stack", "bare"), front(tlsfront, oursName, "-stack", "palisade"),
+		front(tlsfront, wholeName, "-stack", "palisade", "-server", "lb"),
 		front(tlsfront, proxyName, "-proxy", "palisade"), front(tlsfront, httputilName, "-proxy", "httputil"),
 		configured(program.Find("nginx", "-v"), nginxName, "nginx.conf", func(dir, path string) []string {
 			return []string{"-p", dir, "-c", path, "-e", filepath.Join(dir, "error.log")}

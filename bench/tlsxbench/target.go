@@ -14,8 +14,8 @@ func targets() []report.Target {
 			Value: report.Ratio(cell(scenario, oursName, "full"), cell(scenario, rival, "full")),
 		}
 	}
-	resumed := func(text, scenario string) report.Target {
-		return report.Target{Text: text, Source: issue, Limit: 0.6, Unit: times, Value: report.Of(cell(scenario, oursName, "share"))}
+	resumed := func(text, scenario, program string) report.Target {
+		return report.Target{Text: text, Source: issue, Limit: 0.6, Unit: times, Value: report.Of(cell(scenario, program, "share"))}
 	}
 	return []report.Target{
 		full("full handshake, X25519: the whole policy stack / bare crypto/tls", "x25519", bareName, 1.05),
@@ -25,8 +25,12 @@ func targets() []report.Target {
 		full("full handshake, X25519: palisade / HAProxy", "x25519", haproxyName, 1),
 		full("full handshake, P-256: palisade / Caddy", "p256", caddyName, 1),
 		full("full handshake, P-256: palisade / HAProxy", "p256", haproxyName, 1),
-		resumed("mutual TLS, X25519: resumed / full", "mutual-x25519"),
-		resumed("mutual TLS, X25519MLKEM768: resumed / full", "mutual-mlkem"),
+		resumed("mutual TLS, X25519: resumed / full", "mutual-x25519", oursName),
+		resumed("mutual TLS, X25519MLKEM768: resumed / full", "mutual-mlkem", oursName),
+		resumed("mutual TLS behind lb.Server, X25519: resumed / full", "mutual-x25519", wholeName),
+		resumed("mutual TLS behind lb.Server, X25519MLKEM768: resumed / full", "mutual-mlkem", wholeName),
+		resumed("mutual TLS with an intermediate authority, X25519: resumed / full", "chain-x25519", oursName),
+		resumed("mutual TLS with an intermediate authority, X25519MLKEM768: resumed / full", "chain-mlkem", oursName),
 		{
 			Text: "a request that is encrypted again / in plain text", Source: issue, Limit: 1.1, Unit: times,
 			Value: report.Ratio(cell("reencrypt", encrypted(proxyName), "cpu"), cell("reencrypt", proxyName, "cpu")),

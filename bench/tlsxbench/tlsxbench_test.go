@@ -84,7 +84,10 @@ func TestCerts(t *testing.T) {
 			t.Errorf("%s: %v", leaf.Subject, err)
 		}
 	}
-	conf := c.clientConfig(true)
+	if _, err := c.chained.Leaf.Verify(x509.VerifyOptions{Roots: c.pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err == nil || len(c.chained.Certificate) != 2 {
+		t.Errorf("the chained certificate needs none of the %d that it is shown with", len(c.chained.Certificate))
+	}
+	conf := c.clientConfig(c.client)
 	if err := conf.VerifyConnection(tls.ConnectionState{PeerCertificates: []*x509.Certificate{c.server.Leaf}}); err != nil {
 		t.Error(err)
 	}
@@ -140,7 +143,7 @@ func TestBackends(t *testing.T) {
 		conf *tls.Config
 		ok   bool
 	}{
-		{b.plain, "http://", nil, true}, {b.secure, "https://", c.clientConfig(true), true}, {b.secure, "https://", c.clientConfig(false), false},
+		{b.plain, "http://", nil, true}, {b.secure, "https://", c.clientConfig(c.client), true}, {b.secure, "https://", c.clientConfig(), false},
 	} {
 		tr := &http.Transport{TLSClientConfig: to.conf}
 		conns, requests := to.back.counts()

@@ -19,6 +19,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/palisade-go/palisade/lb"
 	"github.com/palisade-go/palisade/tlsx"
 )
 
@@ -32,6 +33,7 @@ func main() {
 // options are what the flags say.
 type options struct {
 	listen, stack, name string
+	http                string
 	cert, key, clientCA string
 	dir                 string
 	proxy, backend      string
@@ -42,6 +44,7 @@ func run() error {
 	var o options
 	flag.StringVar(&o.listen, "listen", "", "the `address` to listen at")
 	flag.StringVar(&o.stack, "stack", "palisade", "what accepts TLS: palisade or bare")
+	flag.StringVar(&o.http, "server", "nethttp", "what reads requests, without -backend: nethttp, or lb with the stack palisade")
 	flag.StringVar(&o.name, "name", "", "the server's `name`")
 	flag.StringVar(&o.cert, "cert", "", "the `file` of the certificate chain; also shown to backends")
 	flag.StringVar(&o.key, "key", "", "the `file` of its key")
@@ -100,8 +103,14 @@ func (o *options) whose(term *tlsx.Terminator) (server, error) {
 	if o.backend != "" {
 		return o.reverse()
 	}
-	app := tlsx.Receiver{}.Handler(http.HandlerFunc(hello))
-	return &http.Server{Handler: term.RequireSNIMatch(tlsx.HSTS{}.Handler(app)), ReadHeaderTimeout: headTimeout}, nil
+	app := term.RequireSNIMatch(tlsx.HSTS{}.Handler(tlsx.Receiver{}.Handler(http.HandlerFunc(hello))))
+	switch o.http {
+	case "nethttp":
+		return &http.Server{Handler: app, ReadHeaderTimeout: headTimeout}, nil
+	case "lb":
+		return &lb.Server{Handler: app, ReadHeaderTimeout: headTimeout}, nil
+	}
+	return nil, fmt.Errorf("-server is %q, want nethttp or lb", o.http)
 }
 
 // bare is what a program without tlsx would have.

@@ -43,7 +43,7 @@ func newFiles(t *testing.T) (options, *tls.Config) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	o := options{listen: "127.0.0.1:0", stack: "palisade", name: name, cert: filepath.Join(dir, "cert.pem"), key: filepath.Join(dir, "key.pem"), dir: filepath.Join(dir, "tickets")}
+	o := options{listen: "127.0.0.1:0", stack: "palisade", http: "nethttp", name: name, cert: filepath.Join(dir, "cert.pem"), key: filepath.Join(dir, "key.pem"), dir: filepath.Join(dir, "tickets")}
 	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	if err := errors.Join(os.WriteFile(o.cert, certPEM, 0o600), os.WriteFile(o.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600)); err != nil {
 		t.Fatal(err)
@@ -82,9 +82,11 @@ func ask(t *testing.T, o options, client *tls.Config) (string, error) {
 }
 
 func TestStacks(t *testing.T) {
-	for _, stack := range []string{"palisade", "bare"} {
+	for _, stack := range []string{"palisade", "palisade lb", "bare"} {
 		o, client := newFiles(t)
-		o.stack = stack
+		if o.stack = stack; stack == "palisade lb" {
+			o.stack, o.http = "palisade", "lb"
+		}
 		nobody := client.Clone()
 		nobody.Certificates = nil
 		if body, err := ask(t, o, nobody); body != answer || err != nil {
@@ -125,6 +127,7 @@ func TestMistakes(t *testing.T) {
 	o, _ := newFiles(t)
 	for _, change := range []func(*options){
 		func(o *options) { o.stack = "x" },
+		func(o *options) { o.http = "x" },
 		func(o *options) { o.stack, o.backend = "bare", "http://127.0.0.1:1" },
 		func(o *options) { o.proxy, o.backend = "x", "http://127.0.0.1:1" },
 		func(o *options) { o.cert = "none" },
