@@ -251,3 +251,43 @@ func TestBackoffEndsWithTheClient(t *testing.T) {
 		}
 	})
 }
+
+// TestBudgetGolden is what each course of a request does to the budget: it earns when
+// it comes and when it is answered, a retry costs, and one that was no work to anyone,
+// or was none, is given back.
+func TestBudgetGolden(t *testing.T) {
+	resets := func(net.Conn) {}
+	status := func(code int) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) })
+	}
+	for _, c := range []struct {
+		name     string
+		backends []any
+		status   int
+		earns    int64 // in parts of a request's two
+		costs    int64 // in retries
+	}{
+		{"answered", []any{status(200)}, 200, 2, 0},
+		{"answered badly", []any{status(500)}, 500, 2, 0},
+		{"refused, then answered", []any{nil, status(200)}, 200, 2, 0},
+		{"refused twice, then answered", []any{nil, nil, status(200)}, 200, 2, 1},
+		{"refused, and nobody is left", []any{nil}, 502, 1, 0},
+		{"refused by all", []any{nil, nil, nil}, 502, 1, 2},
+		{"broken off, then answered", []any{resets, status(200)}, 200, 2, 1},
+		{"broken off, and nobody is left", []any{resets}, 502, 1, 0},
+		{"a status, then answered", []any{status(503), status(200)}, 200, 2, 1},
+		{"a status, and nobody is left", []any{status(503)}, 503, 1, 0},
+		{"a status of all", []any{status(503), status(503)}, 503, 1, 1},
+		{"nobody is there", nil, 503, 1, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDirect(t, PoolConfig{}, ProxyConfig{RetryStatus: []int{503}}, c.backends...)
+			budget := &d.proxy.budget
+			before := budget.saved.Load()
+			w := d.ask("GET", "/")
+			if got, want := budget.saved.Load()-before, c.earns*budget.earns-c.costs*retryCost; w.Code != c.status || got != want {
+				t.Errorf("%s: status %d, and the budget changes by %d, want %d and %d", c.name, w.Code, got, c.status, want)
+			}
+		})
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -392,5 +393,108 @@ func TestHedgeBlames(t *testing.T) {
 		if len(c.backends) == 1 && budget.saved.Load() != before+2*budget.earns {
 			t.Errorf("%s: the budget has %d, want %d and what the request earns", c.name, budget.saved.Load(), before)
 		}
+	}
+}
+
+// TestHedgeObserves says what counts among the times of which the quantile is: those
+// of first attempts that were answered, and of those that were given up for a faster
+// one, but for which the quantile would sink from hedge to hedge. Failures do not.
+func TestHedgeObserves(t *testing.T) {
+	after := func(d time.Duration) http.Handler {
+		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			select {
+			case <-time.After(d):
+			case <-r.Context().Done():
+			}
+		})
+	}
+	for _, c := range []struct {
+		name     string
+		backends []any
+		status   int
+		want     time.Duration // that is observed; 0: nothing is
+	}{
+		{"in time", []any{after(5 * time.Millisecond), after(0)}, 200, 5 * time.Millisecond},
+		{"the first wins", []any{after(30 * time.Millisecond), after(time.Second)}, 200, 30 * time.Millisecond},
+		{"the spare wins", []any{after(time.Second), after(50 * time.Millisecond)}, 200, 60 * time.Millisecond},
+		{"nobody answers", []any{nil}, 502, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDirect(t, PoolConfig{}, ProxyConfig{Hedge: &Hedge{Delay: 10 * time.Millisecond, Quantile: 0.5}}, c.backends...)
+			w := &d.proxy.hedge.waits
+			w.value.Store(1) // known, and below Delay
+			if res := d.ask("GET", "/"); res.Code != c.status {
+				t.Errorf("%s: status %d", c.name, res.Code)
+			}
+			n := uint32(0)
+			if c.want > 0 {
+				n = 1
+			}
+			if w.seen.Load() != n || w.counts[waitBucket(c.want)].Load() != n {
+				t.Errorf("%s: %d times were observed, of %v %d", c.name, w.seen.Load(), c.want, w.counts[waitBucket(c.want)].Load())
+			}
+		})
+	}
+}
+
+// TestHedgeNoRetry: a request that is sent again is not hedged then, however slow
+// that is.
+func TestHedgeNoRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) })
+		d := newDirect(t, PoolConfig{}, ProxyConfig{Hedge: &Hedge{Delay: 10 * time.Millisecond}}, nil, slow, new(seen))
+		start := time.Now()
+		w := d.ask("GET", "/")
+		if took := time.Since(start); w.Code != 200 || took != time.Second || d.last.Hedged || d.last.Attempts != 2 || d.last.Backend != "b1" {
+			t.Errorf("status %d after %v: %+v", w.Code, took, d.last)
+		}
+	})
+}
+
+// TestHedgeDropsTheLoser whose response comes although the attempt was given up, and a
+// response of the spare's that comes when its time is over.
+func TestHedgeDropsTheLoser(t *testing.T) {
+	const delay = 10 * time.Millisecond
+	answers := func(after time.Duration, text string) (stubTransport, *closedBody) {
+		res, body := stubResponse(text)
+		return func(*http.Request) (*http.Response, error) { time.Sleep(after); return res, nil }, body
+	}
+	hangs := stubTransport(func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() })
+	for _, c := range []struct {
+		name    string
+		main    time.Duration // 0: it hangs
+		spare   time.Duration // from the delay on
+		status  int
+		backend string
+		took    time.Duration
+	}{
+		{"the spare's", time.Second, 2 * time.Second, 200, "b0", time.Second},
+		{"the first's", 2 * time.Second, time.Second, 200, "b1", 2 * time.Second},
+		{"too late", 0, 9 * time.Second, 504, "b1", 9*time.Second + delay},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDirect(t, PoolConfig{}, ProxyConfig{Timeout: 5 * time.Second, Hedge: &Hedge{Delay: delay}}, nil, nil)
+			main, mainBody := answers(c.main, "main")
+			spare, spareBody := answers(c.spare, "spare")
+			if c.main == 0 {
+				main, mainBody = hangs, &closedBody{closed: true}
+			}
+			d.pool.backends[0].transport, d.pool.backends[1].transport = main, spare
+			start := time.Now()
+			w := d.ask("GET", "/")
+			if took := time.Since(start); w.Code != c.status || d.last.Backend != c.backend || took != c.took || !d.last.Hedged {
+				t.Errorf("%s: %d after %v: %+v", c.name, w.Code, took, d.last)
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if !mainBody.closed || !spareBody.closed {
+				t.Errorf("%s: a body stays open: the first's %v, the spare's %v", c.name, !mainBody.closed, !spareBody.closed)
+			}
+			for _, s := range d.pool.Status() {
+				if s.InFlight != 0 {
+					t.Errorf("%s: status %+v", c.name, s)
+				}
+			}
+		})
 	}
 }

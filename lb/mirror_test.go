@@ -3,13 +3,16 @@ package lb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -209,7 +212,7 @@ func TestMirrorMakesRoomAgain(t *testing.T) {
 	if e.Err != nil || e.Start.Before(end) || e.Duration > time.Since(end) {
 		t.Errorf("a copy that began after %v: %+v", end, e)
 	}
-	if req := <-got; req.Header.Get("Expect") != "" || len(req.Trailer) > 0 || req.ContentLength != 0 {
+	if req := <-got; req.Header.Get("Expect") != "" || len(req.Trailer) > 0 || len(e.Request.Trailer) > 0 || req.ContentLength != 0 {
 		t.Errorf("the copy of an empty body is %+v", req)
 	}
 }
@@ -250,4 +253,107 @@ func TestMirrorShare(t *testing.T) {
 	if n := len(done); n < 74 || n > 326 {
 		t.Errorf("%d of %d requests were copied, want about a fifth", n, requests)
 	}
+}
+
+// TestMirrorRecords what becomes of a copy that a shadow keeps for too long, or
+// breaks off: its record tells of it, and of its time.
+func TestMirrorRecords(t *testing.T) {
+	hangs := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	late := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(2 * time.Second)
+		io.WriteString(w, "done")
+	})
+	truncates := func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart") }
+	for _, c := range []struct {
+		name   string
+		shadow any
+		err    error
+		status int
+		bytes  int64
+		took   time.Duration
+	}{
+		{"in time", late, nil, 200, 4, 2 * time.Second},
+		{"too long", hangs, context.DeadlineExceeded, 0, 0, 5 * time.Second},
+		{"broken off", truncates, io.ErrUnexpectedEOF, 200, 4, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			done := make(chan Event, 1)
+			shadow := newDirect(t, PoolConfig{}, ProxyConfig{}, c.shadow)
+			d := newDirect(t, PoolConfig{}, ProxyConfig{RequestID: "X-Request-Id", Mirror: &Mirror{
+				Pool: shadow.pool, Timeout: 5 * time.Second, OnDone: func(e Event) { done <- e },
+			}}, new(seen))
+			start := time.Now()
+			if w := d.ask("GET", "/"); w.Code != 200 || time.Since(start) != 0 {
+				t.Errorf("%s: the client gets %d after %v", c.name, w.Code, time.Since(start))
+			}
+			e := <-done
+			if !errors.Is(e.Err, c.err) || e.Status != c.status || e.ResponseBytes != c.bytes || e.Duration != c.took || !e.Start.Equal(start) {
+				t.Errorf("%s: %+v, want %+v", c.name, e, c)
+			}
+			if id := e.Request.Header.Get("X-Request-Id"); id == "" || e.RequestID != id {
+				t.Errorf("%s: the record's id is %q, the copy's %q", c.name, e.RequestID, id)
+			}
+			if s := shadow.pool.Status()[0]; s.InFlight != 0 {
+				t.Errorf("%s: status %+v", c.name, s)
+			}
+		})
+	}
+}
+
+// TestMirrorSharesNothing with requests that came later, and use the room of the one
+// that it is a copy of.
+func TestMirrorSharesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const requests = 20
+		got, done := make(chan string, requests), make(chan Event, requests)
+		shadow := newDirect(t, PoolConfig{}, ProxyConfig{}, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			got <- r.URL.RequestURI() + r.Header.Get("X-N")
+		}))
+		dial := shadow.pool.conf.Dial
+		shadow.pool.conf.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			time.Sleep(time.Second) // until all requests have been answered
+			return dial(ctx, network, addr)
+		}
+		pool := poolOf(t, PoolConfig{Dial: shadow.pool.conf.Dial, Backends: []BackendConfig{{URL: shadow.pool.Status()[0].URL}}}, 0)
+		d := newDirect(t, PoolConfig{}, ProxyConfig{Mirror: &Mirror{Pool: pool, OnDone: func(e Event) { done <- e }}}, new(seen))
+		for i := range requests {
+			r := httptest.NewRequest("GET", fmt.Sprintf("/%d?%d", i, i), nil)
+			r.Header.Set("X-N", fmt.Sprint(i))
+			d.do(r)
+		}
+		left := make(map[string]bool)
+		for i := range requests {
+			left[fmt.Sprintf("/%d?%d%d", i, i, i)] = true
+			<-done
+		}
+		for range requests {
+			s := <-got
+			if !left[s] {
+				t.Errorf("there was no request for %s, or the copy was sent twice", s)
+			}
+			delete(left, s)
+		}
+	})
+}
+
+// TestMirrorOfAKnownLength is complete with its last byte: nobody asks the body for
+// what comes after it.
+func TestMirrorOfAKnownLength(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		copies, done := new(seen), make(chan Event, 1)
+		shadow := newDirect(t, PoolConfig{}, ProxyConfig{}, copies)
+		d := newDirect(t, PoolConfig{}, ProxyConfig{Mirror: &Mirror{Pool: shadow.pool, OnDone: func(e Event) { done <- e }}}, new(seen))
+		r := httptest.NewRequest("POST", "/", nil)
+		r.Body, r.ContentLength = io.NopCloser(strings.NewReader("body")), 4 // whose end comes by itself
+		d.do(r)
+		synctest.Wait()
+		select {
+		case e := <-done:
+			if e.Err != nil || e.RequestBytes != 4 || copies.body != "body" {
+				t.Errorf("the copy has %q: %+v", copies.body, e)
+			}
+		default:
+			t.Error("no copy was sent")
+		}
+	})
 }

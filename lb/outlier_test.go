@@ -280,3 +280,34 @@ func TestEqualRatesAreNoOutliers(t *testing.T) {
 		}
 	}
 }
+
+// TestEjectionsAreNews at once, with the reason, whether failures in a row have brought
+// them about or a comparison.
+func TestEjectionsAreNews(t *testing.T) {
+	unavailable := Outcome{Status: 503, Duration: time.Millisecond}
+	for name, c := range map[string]struct {
+		conf  OutlierDetection
+		after time.Duration
+		why   string
+	}{
+		"in a row":   {OutlierDetection{Consecutive: 3}, 0, "3 failures in a row, the last: status 503"},
+		"comparison": {OutlierDetection{Consecutive: -1, Interval: time.Minute}, time.Minute, "success rate 97.6 %"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var news []StateChange
+			p := poolOf(t, PoolConfig{Outlier: &c.conf, OnStateChange: func(c StateChange) { news = append(news, c) }}, 6)
+			start := time.Now()
+			for _, b := range p.backends {
+				end(p, b, 120, Outcome{Status: 200, Duration: time.Millisecond})
+			}
+			end(p, p.backends[2], 3, unavailable)
+			time.Sleep(c.after)
+			synctest.Wait()
+			if len(news) != 1 || news[0].Backend != "b2" || news[0].To != Ejected || news[0].Time.Sub(start) != c.after ||
+				!strings.Contains(fmt.Sprint(news[0].Err), c.why) || p.Status()[2].LastError != news[0].Err.Error() {
+				t.Errorf("%s: %+v, and the status %+v", name, news, p.Status()[2])
+			}
+			p.Close()
+		})
+	}
+}
