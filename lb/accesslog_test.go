@@ -73,3 +73,47 @@ func FuzzAppendCombined(f *testing.F) {
 		}
 	})
 }
+
+// TestLogFields that are missing, long, or not what one would like to see in a log.
+func TestLogFields(t *testing.T) {
+	long := strings.Repeat("x", 2*maxLogField)
+	e := logged("/a", "a\x7fb")
+	e.Status, e.Request.RemoteAddr = 0, "@" // a hook panicked; a Unix socket
+	e.Request.Header.Set("Referer", "http://r.test/")
+	want := `- - - [25/Nov/2026:07:08:09 +0100] "GET /a HTTP/1.1" 000 42 "http://r.test/" "a\x7fb"` + "\n"
+	if got := string(e.AppendCombined(nil)); got != want {
+		t.Errorf("got  %swant %s", got, want)
+	}
+	attrs := func(e Event) map[string]string {
+		out := make(map[string]string)
+		for _, a := range e.LogAttrs() {
+			out[a.Key] = a.Value.String()
+		}
+		return out
+	}
+	if got := attrs(e)["referer"]; got != "http://r.test/" {
+		t.Errorf("referer %q", got)
+	}
+	e = logged("", "")
+	e.Request.URL, e.Err = &url.URL{Path: "/p q", RawQuery: "x=1"}, nil
+	got := attrs(e)
+	if got["target"] != "/p%20q?x=1" {
+		t.Errorf("the target of a request that no server has read is %q", got["target"])
+	}
+	for _, name := range []string{"referer", "user_agent", "request_id", "traceparent", "hedged", "upgraded", "err"} {
+		if v, ok := got[name]; ok {
+			t.Errorf("%s is %q, though there is none", name, v)
+		}
+	}
+	e = logged(long, long)
+	e.Request.Host, e.Request.Method = long, long
+	e.Request.Header.Set("Referer", long)
+	for name, v := range attrs(e) {
+		if len(v) > maxLogField {
+			t.Errorf("%s has %d bytes", name, len(v))
+		}
+	}
+	if n := len(e.AppendCombined(nil)); n > 4*maxLogField+200 {
+		t.Errorf("a line of %d bytes", n)
+	}
+}

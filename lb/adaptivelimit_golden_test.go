@@ -215,7 +215,7 @@ func TestAdaptiveLimitBounds(t *testing.T) {
 			t.Errorf("%+v: %v", conf, err)
 		}
 	}
-	for _, conf := range []AdaptiveLimit{{Tolerance: 10.1}, {Tolerance: math.NaN()}, {Max: limitMax + 1}, {Min: 2, Max: 1}} {
+	for _, conf := range []AdaptiveLimit{{Tolerance: 10.1}, {Tolerance: math.NaN()}, {Max: limitMax + 1}, {Min: 2, Max: 1}, {Max: 10, Start: 11}} {
 		if conf.validate(0) == nil {
 			t.Errorf("%+v was taken", conf)
 		}

@@ -215,12 +215,13 @@ func TestBackoff(t *testing.T) {
 		attempts int
 		most     time.Duration
 	}{{20, 1, 0}, {20, 2, 20}, {20, 3, 40}, {20, 5, 160}, {-1, 5, 0}, {maxBackoff, 17, maxBackoff}} {
-		var longest time.Duration
+		longest, shortest := time.Duration(0), c.most
 		for range 2000 {
-			longest = max(longest, backoff(c.base, c.attempts))
+			d := backoff(c.base, c.attempts)
+			longest, shortest = max(longest, d), min(shortest, d)
 		}
-		if longest > c.most || longest < c.most*9/10 {
-			t.Errorf("%+v: up to %v", c, longest)
+		if longest > c.most || longest < c.most*9/10 || shortest > c.most/10 {
+			t.Errorf("%+v: from %v to %v", c, shortest, longest)
 		}
 	}
 }
@@ -290,4 +291,74 @@ func TestBudgetGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRetryNeedsAWholeOne: what is less than a retry is saved up, and not overdrawn.
+func TestRetryNeedsAWholeOne(t *testing.T) {
+	var b budget
+	b.set(RetryBudget{})
+	b.saved.Store(retryCost - 1)
+	if b.spend() || b.saved.Load() != retryCost-1 {
+		t.Errorf("a part of a retry is spent, %d are left", b.saved.Load())
+	}
+	b.saved.Store(retryCost)
+	if !b.spend() || b.saved.Load() != 0 {
+		t.Errorf("a whole one is not, %d are left", b.saved.Load())
+	}
+	for _, r := range []RetryBudget{{Percent: 1000, Reserve: 1_000_000}, {Percent: -1}} {
+		if err := r.validate(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, r := range []RetryBudget{{Percent: 1001}, {Reserve: 1_000_001}, {Reserve: -1}} {
+		if r.validate() == nil {
+			t.Errorf("%+v was taken", r)
+		}
+	}
+}
+
+// TestNoPauseBeyondTheTimeout: who would have to be told in the end that the time is
+// over is told at once.
+func TestNoPauseBeyondTheTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const timeout = 10 * time.Millisecond
+		d := newDirect(t, PoolConfig{}, ProxyConfig{Backoff: time.Second, Timeout: timeout, RetryBudget: RetryBudget{Percent: -1}}, nil, nil, nil)
+		for range 20 {
+			start := time.Now()
+			w := d.ask("GET", "/")
+			if took := time.Since(start); w.Code != 502 || took >= timeout {
+				t.Errorf("status %d after %v", w.Code, took)
+			}
+		}
+	})
+}
+
+// TestConnectTimeout: a request that got no connection in TryTimeout has been to
+// nobody, so that even a POST goes to another backend.
+func TestConnectTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := new(seen)
+		d := newDirect(t, PoolConfig{}, ProxyConfig{}, backend)
+		pool := poolOf(t, PoolConfig{
+			Strategy: First{}, Backends: []BackendConfig{{ID: "silent", URL: "http://192.0.2.99:80"}, {ID: "b0", URL: d.pool.Status()[0].URL}},
+			Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == "192.0.2.99:80" {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return d.dial(ctx, network, addr)
+			},
+		}, 0)
+		d.pool = pool
+		proxy, err := NewProxy(ProxyConfig{Pool: pool, TryTimeout: 2 * time.Second, OnDone: func(e Event) { d.last = e }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.proxy = proxy
+		start := time.Now()
+		w := d.do(httptest.NewRequest("POST", "/", strings.NewReader("body")))
+		if took := time.Since(start); w.Code != 200 || took != 2*time.Second || backend.body != "body" || d.last.Attempts != 2 {
+			t.Errorf("status %d after %v, the backend got %q: %+v", w.Code, took, backend.body, d.last)
+		}
+	})
 }

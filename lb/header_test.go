@@ -2,10 +2,15 @@ package lb
 
 import (
 	"bufio"
+	"crypto/tls"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 func newReader(s string) *bufio.Reader { return bufio.NewReader(strings.NewReader(s)) }
@@ -181,4 +186,61 @@ func readElement(t *testing.T, s string) map[string]string {
 		s = strings.TrimPrefix(rest, ";")
 	}
 	return out
+}
+
+// TestForwardedOnBothWays: what backends are told of the client, whether the head is
+// written straight from the request or goes through a hook.
+func TestForwardedOnBothWays(t *testing.T) {
+	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}
+	for _, c := range []struct {
+		name, peer string
+		secure     bool
+		want       []string // Forwarded, X-Forwarded-For, -Host and -Proto
+	}{
+		{"a stranger", "192.0.2.9:1", false, []string{"for=192.0.2.9;host=h.test;proto=http", "192.0.2.9", "h.test", "http"}},
+		{"over TLS", "192.0.2.9:1", true, []string{"for=192.0.2.9;host=h.test;proto=https", "192.0.2.9", "h.test", "https"}},
+		{"a Unix socket", "@", false, []string{"for=unknown;host=h.test;proto=http", "unknown", "h.test", "http"}},
+		{"the first that is trusted", "10.1.2.3:1", false, []string{"for=6.6.6.6, for=10.1.2.3;host=h.test;proto=http", "6.6.6.6, 10.1.2.3", "outer", "gopher"}},
+		{"the second", "[2001:db8::1]:1", false, []string{`for=6.6.6.6, for="[2001:db8::1]";host=h.test;proto=http`, "6.6.6.6, 2001:db8::1", "outer", "gopher"}},
+	} {
+		for _, rewrite := range []func(*httputil.ProxyRequest){nil, func(*httputil.ProxyRequest) {}} {
+			synctest.Test(t, func(t *testing.T) {
+				backend := new(seen)
+				d := newDirect(t, PoolConfig{}, ProxyConfig{TrustedProxies: trusted, Rewrite: rewrite}, backend)
+				r := httptest.NewRequest("GET", "http://h.test/", nil)
+				r.RemoteAddr = c.peer
+				if c.secure {
+					r.TLS = new(tls.ConnectionState)
+				}
+				names := []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
+				for i, v := range []string{"for=6.6.6.6", "6.6.6.6", "outer", "gopher"} {
+					r.Header.Set(names[i], v)
+				}
+				d.do(r)
+				for i, name := range names {
+					if got := backend.request().Header[name]; len(got) != 1 || got[0] != c.want[i] {
+						t.Errorf("%s, hook %v: %s is %q, want %q", c.name, rewrite != nil, name, got, c.want[i])
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestAddResponseFields: a backend's field takes the place of the middleware's if
+// there can be one only, and else joins it.
+func TestAddResponseFields(t *testing.T) {
+	for name, replaced := range map[string]bool{
+		"Content-Length": true, "Content-Type": true, "Date": true, "Etag": true, "Last-Modified": true, "Location": true,
+		"Set-Cookie": false, "Vary": false, "Link": false,
+	} {
+		h, want := http.Header{name: {"ours"}}, "[ours theirs more]"
+		if replaced {
+			want = "[theirs more]"
+		}
+		addResponseFields(h, http.Header{name: {"theirs", "more"}})
+		if got := fmt.Sprint(h[name]); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
 }

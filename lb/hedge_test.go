@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -497,4 +498,46 @@ func TestHedgeDropsTheLoser(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHedgeGivesUpTheSpare as soon as the first attempt's response begins, and not when
+// it ends.
+func TestHedgeGivesUpTheSpare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var ended time.Duration
+		d := newDirect(t, PoolConfig{}, ProxyConfig{Hedge: &Hedge{Delay: 10 * time.Millisecond}},
+			http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				time.Sleep(20 * time.Millisecond)
+				io.WriteString(w, "begin")
+				w.(http.Flusher).Flush()
+				time.Sleep(time.Second)
+			}),
+			http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done(); ended = time.Since(start) }))
+		if w := d.ask("GET", "/"); w.Code != 200 || d.last.Backend != "b0" || !d.last.Hedged {
+			t.Errorf("status %d, event %+v", w.Code, d.last)
+		}
+		synctest.Wait()
+		if ended != 20*time.Millisecond {
+			t.Errorf("the spare was given up after %v, want 20ms", ended)
+		}
+	})
+}
+
+// TestHedgeTriesNobodyTwice: after both attempts have failed the request goes to a
+// third backend.
+func TestHedgeTriesNobodyTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		resets := func(net.Conn) { time.Sleep(20 * time.Millisecond) }
+		d := newDirect(t, PoolConfig{}, ProxyConfig{Hedge: &Hedge{Delay: 10 * time.Millisecond}}, resets, resets, new(seen))
+		w := d.ask("GET", "/")
+		if w.Code != 200 || d.last.Backend != "b2" || d.last.Attempts != 3 {
+			t.Errorf("status %d, event %+v", w.Code, d.last)
+		}
+		for _, s := range d.pool.Status() {
+			if s.Requests != 1 {
+				t.Errorf("status %+v, want one request", s)
+			}
+		}
+	})
 }

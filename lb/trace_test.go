@@ -1,11 +1,14 @@
 package lb
 
 import (
+	"math"
+	"net/http/httptest"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 const (
@@ -153,9 +156,63 @@ func TestRequestIDNames(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, c := range []float64{-0.1, 1.1} {
+	for _, c := range []float64{-0.1, 1.1, math.NaN()} {
 		if _, err := NewProxy(ProxyConfig{Pool: pool, Trace: &Trace{Sample: c}}); err == nil {
 			t.Errorf("a sample of %v is taken", c)
+		}
+	}
+}
+
+// TestSample is the share of the traces that begin here, and of no others.
+func TestSample(t *testing.T) {
+	const requests = 1000
+	for sample, want := range map[float64][2]int{0: {0, 0}, 0.3: {155, 445}, 1: {requests, requests}} { // ten standard deviations
+		synctest.Test(t, func(t *testing.T) {
+			backend := new(seen)
+			d := newDirect(t, PoolConfig{}, ProxyConfig{Trace: &Trace{Sample: sample}}, backend)
+			n := 0
+			for range requests {
+				d.ask("GET", "/")
+				if strings.HasSuffix(backend.request().Header.Get("Traceparent"), "-03") {
+					n++
+				}
+			}
+			if n < want[0] || n > want[1] {
+				t.Errorf("with %v, %d of %d are sampled, want %v", sample, n, requests, want)
+			}
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header.Set("Traceparent", goodParent)
+			if d.do(r); backend.request().Header.Get("Traceparent") != goodParent {
+				t.Errorf("with %v, the client's becomes %s", sample, backend.request().Header.Get("Traceparent"))
+			}
+		})
+	}
+}
+
+// TestIDsOverHTTP2, for which the head is made anew once the backend is known, with
+// the ids that the first one had.
+func TestIDsOverHTTP2(t *testing.T) {
+	backend := new(seen)
+	srv := newH2CServer(t, 100, backend)
+	d := &direct{pool: poolOf(t, PoolConfig{Backends: []BackendConfig{{ID: "x", URL: srv.url()}}}, 0)}
+	proxy, err := NewProxy(ProxyConfig{Pool: d.pool, RequestID: "X-Request-Id", Trace: new(Trace), OnDone: func(e Event) { d.last = e }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.proxy = proxy
+	for parent, kept := range map[string]bool{goodParent: true, "": false, "malformed": false} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Tracestate", "a=1")
+		if parent != "" {
+			r.Header.Set("Traceparent", parent)
+		}
+		d.do(r)
+		h := backend.request().Header
+		if got := h.Get("Traceparent"); got != d.last.Traceparent || !validTraceparent(got) || (got == parent) != kept || (h.Get("Tracestate") != "") != kept {
+			t.Errorf("%q becomes %q, state %q, event %+v", parent, got, h.Get("Tracestate"), d.last)
+		}
+		if got := h.Get("X-Request-Id"); got == "" || got != d.last.RequestID {
+			t.Errorf("the id is %q, the event's %q", got, d.last.RequestID)
 		}
 	}
 }
