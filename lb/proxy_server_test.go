@@ -58,6 +58,7 @@ var behindServer = map[string]func(*testing.T){
 	"TestPanicInAHookReleasesTheBackend":        TestPanicInAHookReleasesTheBackend,
 	"TestErrorHandler":                          TestErrorHandler,
 	"TestProxyQueues":                           TestProxyQueues,
+	"TestPassedOver":                            TestPassedOver,
 	"TestRetryBody":                             TestRetryBody,
 	"TestRetryBodyWhileItComes":                 TestRetryBodyWhileItComes,
 	"TestRetryBodyContinuesOnce":                TestRetryBodyContinuesOnce,

@@ -1,13 +1,20 @@
 package lb
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -235,7 +242,7 @@ func TestMaxRequestBody(t *testing.T) {
 		client := dialRaw(t, r.addr)
 		client.send("POST / HTTP/1.1\nHost: h\n" + c.rest)
 		res, _ := client.response("POST")
-		if e := r.event(); res.StatusCode != c.status || e.Status != c.status || e.Attempts != c.attempts {
+		if e := r.event(); res.StatusCode != c.status || e.Status != c.status || e.Attempts != c.attempts || e.RequestBytes > 4 {
 			t.Errorf("%s: status %d, event %+v, want %d after %d attempts", c.name, res.StatusCode, e, c.status, c.attempts)
 		}
 		if s := r.pool.Status()[0]; s.Failures != 0 || s.InFlight != 0 {
@@ -305,5 +312,191 @@ func TestRetryBodyTrailer(t *testing.T) {
 	}
 	if e := r.event(); e.Attempts != 2 {
 		t.Errorf("event %+v", e)
+	}
+}
+
+// attentive takes the first backend that is left, and keeps what it is told.
+type attentive struct{ watcher }
+
+func (a *attentive) Build(backends []*Backend) Picker { a.backends = backends; return a }
+
+func (a *attentive) Pick(info PickInfo) *Backend {
+	if i := len(info.Tried); i < len(a.backends) {
+		return a.backends[i]
+	}
+	return nil
+}
+
+// TestPassedOver: what the pool and the strategy hear of a response that is passed
+// over, and that the client still sees the next one's interim responses.
+func TestPassedOver(t *testing.T) {
+	w := new(attentive)
+	load := Load{InFlight: 7}
+	busy := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set(LoadHeader, load.String())
+		w.WriteHeader(503)
+	})
+	hints := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "<x>")
+		w.WriteHeader(http.StatusEarlyHints)
+	})
+	r := newRig(t, PoolConfig{Strategy: w, Outlier: new(OutlierDetection)}, ProxyConfig{RetryStatus: []int{503}}, nil, busy, hints)
+	client := dialRaw(t, r.addr)
+	client.send("GET / HTTP/1.1\nHost: h\n\n")
+	for _, want := range []string{"HTTP/1.1 103 ", "HTTP/1.1 200 "} {
+		if head := client.head(); !strings.HasPrefix(head, want) {
+			t.Errorf("the client sees %q, want %s", head, want)
+		}
+	}
+	if e := r.event(); e.Attempts != 2 {
+		t.Fatalf("event %+v", e)
+	}
+	if s := r.pool.Status()[0]; s.FailuresInARow != 1 || s.Failures != 0 {
+		t.Errorf("status %+v, want a failure in a row for the 503", s)
+	}
+	if o := w.done[0]; o.Status != 503 || o.Load == nil || *o.Load != load || o.Wait <= 0 {
+		t.Errorf("the strategy hears %+v", o)
+	}
+}
+
+// TestPassedOverButNobodyWaits: a client that goes away in the pause before a retry
+// has it made for nobody, and nothing stays counted.
+func TestPassedOverButNobodyWaits(t *testing.T) {
+	busy := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDirect(t, PoolConfig{}, ProxyConfig{RetryStatus: []int{503}, Backoff: time.Second, RetryBudget: RetryBudget{Percent: -1}}, busy, busy, busy)
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Nanosecond, cancel) // the pause is longer all but always
+			d.do(httptest.NewRequestWithContext(ctx, "GET", "/", nil))
+			if d.last.Attempts != 2 || d.last.Backend != "b1" {
+				t.Errorf("event %+v", d.last)
+			}
+			for _, s := range d.pool.Status() {
+				if s.InFlight != 0 || s.Failures != 0 {
+					t.Errorf("status %+v", s)
+				}
+			}
+		})
+	}
+}
+
+// slowBody gives its parts with a pause before each.
+type slowBody struct {
+	parts []string
+	pause time.Duration
+}
+
+func (b *slowBody) Read(p []byte) (int, error) {
+	time.Sleep(b.pause)
+	if len(b.parts) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, b.parts[0])
+	b.parts = b.parts[1:]
+	return n, nil
+}
+
+func (*slowBody) Close() error { return nil }
+
+// TestRetryWaitsForTheClient: an attempt that waits because the one before it still
+// reads what the client sends late has all of its time afterwards, and no more.
+func TestRetryWaitsForTheClient(t *testing.T) {
+	hangs := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	for _, c := range []struct {
+		name   string
+		length int64 // -1: chunks, whose end takes another pause
+		second http.Handler
+		status int
+		took   time.Duration
+	}{
+		{"in time", -1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			b, _ := io.ReadAll(r.Body)
+			time.Sleep(time.Second)
+			w.Write(b)
+		}), 200, 31 * time.Second},
+		{"too late", -1, hangs, 504, 32 * time.Second},
+		{"too late, of a known length", 6, hangs, 504, 22 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			first := func(c net.Conn) { io.ReadFull(c, make([]byte, 1)) } // and breaks off
+			d := newDirect(t, PoolConfig{}, ProxyConfig{Retries: 1, RetryBody: 100, TryTimeout: 2 * time.Second}, first, c.second)
+			r := httptest.NewRequest("PUT", "/", nil)
+			r.Body, r.ContentLength = &slowBody{[]string{"abc", "def"}, 10 * time.Second}, c.length
+			start := time.Now()
+			w := d.do(r)
+			if took := time.Since(start); w.Code != c.status || took != c.took || d.last.Attempts != 2 || c.status == 200 && w.Body.String() != "abcdef" {
+				t.Errorf("%s: status %d %q after %v: %+v", c.name, w.Code, w.Body, took, d.last)
+			}
+		})
+	}
+}
+
+// TestTrailersOfTheTrusted may claim what their headers may, and no trailer has a field
+// that ends at the next hop.
+func TestTrailersOfTheTrusted(t *testing.T) {
+	for _, trusted := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var got http.Header
+			conf := ProxyConfig{}
+			if trusted {
+				conf.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+			}
+			d := newDirect(t, PoolConfig{}, conf, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				got = r.Trailer
+			}))
+			r := httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader("body")))
+			r.ContentLength = -1
+			r.Trailer = http.Header{"X-Sum": {"1"}, "X-Forwarded-For": {"6.6.6.6"}, "Client-Cert": {"c"}, "Keep-Alive": {"5"}, "Proxy": {"x"}, "Upgrade": {"h2c"}}
+			d.do(r)
+			want := http.Header{"X-Sum": {"1"}}
+			if trusted {
+				want["X-Forwarded-For"] = []string{"6.6.6.6"}
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("trusted %v: the backend gets %v, want %v", trusted, got, want)
+			}
+		})
+	}
+}
+
+// TestClientStatus is what a client is told whose body could not be read.
+func TestClientStatus(t *testing.T) {
+	for _, c := range []struct {
+		err   error
+		major int
+		want  int
+	}{
+		{&http.MaxBytesError{Limit: 4}, 1, 413}, {&http.MaxBytesError{Limit: 4}, 2, 413}, {fmt.Errorf("read: %w", os.ErrDeadlineExceeded), 1, 408},
+		{io.ErrUnexpectedEOF, 1, StatusClientClosed}, {errors.New("malformed chunk"), 1, 400}, {errors.New("stream reset"), 2, StatusClientClosed}, {errBadTrailer, 1, 400},
+	} {
+		if got := clientStatus(&http.Request{ProtoMajor: c.major}, c.err); got != c.want {
+			t.Errorf("HTTP/%d, %v: %d, want %d", c.major, c.err, got, c.want)
+		}
+	}
+	for method, want := range map[string]bool{
+		"": true, "GET": true, "HEAD": true, "OPTIONS": true, "TRACE": true, "PUT": true, "DELETE": true, "POST": false, "PATCH": false, "CONNECT": false, "get": false,
+	} {
+		if isIdempotent(method) != want {
+			t.Errorf("%s is idempotent: %v", method, !want)
+		}
+	}
+}
+
+// TestBodyBounds are those of the configuration.
+func TestBodyBounds(t *testing.T) {
+	for _, c := range []ProxyConfig{{RetryBody: maxRetryBody}, {RetryStatus: []int{400, 599}}} {
+		if err := c.validateBodies(); err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	for _, c := range []ProxyConfig{{RetryBody: maxRetryBody + 1}, {RetryBody: -1}, {RetryStatus: []int{399}}, {RetryStatus: []int{500, 600}}, {MaxRequestBody: -1}, {MaxResponseBody: -1}} {
+		if c.validateBodies() == nil {
+			t.Errorf("%+v was taken", c)
+		}
 	}
 }

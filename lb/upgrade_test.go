@@ -1,12 +1,14 @@
 package lb
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -117,6 +119,10 @@ func TestUpgradeList(t *testing.T) {
 			t.Errorf("%+v: status %d, want the request to go on without", c, res.StatusCode)
 		}
 		h := backend.request().Header
+		client.send("GET / HTTP/1.1\nHost: h\nUpgrade: " + c.asked + "\n\n")
+		if client.response("GET"); backend.request().Header.Get("Upgrade") != "" {
+			t.Errorf("%+v: passes without Connection", c)
+		}
 		if got := h.Get("Upgrade"); got != c.want || (h.Get("Connection") != "") != (c.want != "") {
 			t.Errorf("%+v: the backend sees Upgrade %q, Connection %q", c, got, h.Get("Connection"))
 		}
@@ -231,4 +237,156 @@ func TestMissingHijackIsLoggedOnce(t *testing.T) {
 	if n := strings.Count(log.String(), "cannot be upgraded"); n != 1 {
 		t.Errorf("logged %d times:\n%s", n, log.String())
 	}
+}
+
+// hijacked is a writer whose connection can be taken over.
+type hijacked struct {
+	*httptest.ResponseRecorder
+	conn net.Conn
+}
+
+func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
+}
+
+// upgrade asks the proxy for a WebSocket over conn, until it has ended.
+func (d *direct) upgrade(ctx context.Context, conn net.Conn) *httptest.ResponseRecorder {
+	r := httptest.NewRequestWithContext(ctx, "GET", "/ws", nil)
+	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}
+	w := httptest.NewRecorder()
+	d.proxy.ServeHTTP(hijacked{w, conn}, r)
+	return w
+}
+
+const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+
+// TestUpgradeEnds when nothing is carried for UpgradeIdle, or with the request's context,
+// or because the client cannot be written to.
+func TestUpgradeEnds(t *testing.T) {
+	silent := func(c net.Conn) {
+		io.WriteString(c, switching+"\r\n")
+		io.Copy(io.Discard, c)
+	}
+	for _, c := range []struct {
+		name     string
+		idle     time.Duration
+		limit    time.Duration // of the context; 0: none
+		gone     bool          // the client, before the answer
+		upgraded bool
+		status   int
+		took     time.Duration
+	}{
+		{"by default", 0, 0, false, true, 101, time.Hour},
+		{"idle", time.Minute, 0, false, true, 101, time.Minute},
+		{"for ever, until a middleware's limit", -1, 100 * time.Hour, false, true, 101, 100 * time.Hour},
+		{"a middleware's limit", time.Minute, 10 * time.Second, false, true, 101, 10 * time.Second},
+		{"the client has gone", time.Minute, 0, true, true, StatusClientClosed, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDirect(t, PoolConfig{}, ProxyConfig{UpgradeIdle: c.idle}, silent)
+			client, front := memnet.Pipe()
+			defer client.Close()
+			if c.gone {
+				front.Close()
+			}
+			ctx := t.Context()
+			if c.limit > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, c.limit)
+				defer cancel()
+			}
+			start := time.Now()
+			d.upgrade(ctx, front)
+			if took := time.Since(start); took != c.took || d.last.Duration != c.took || d.last.Status != c.status || d.last.Upgraded != c.upgraded || (d.last.Err != nil) != c.gone {
+				t.Errorf("%s: ended after %v: %+v", c.name, took, d.last)
+			}
+			if s := d.pool.Status()[0]; s.InFlight != 0 || s.Failures != 0 {
+				t.Errorf("%s: status %+v", c.name, s)
+			}
+		})
+	}
+}
+
+// TestUpgradeHead: what a backend says with its 101 is held to the same as in other
+// responses, and the client gets a cookie with it.
+func TestUpgradeHead(t *testing.T) {
+	for fields, status := range map[string]int{"": 101, "X-Bad: a\x01b\r\n": 502} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDirect(t, PoolConfig{}, ProxyConfig{Affinity: &Affinity{Keys: [][]byte{affinityKey(1)}}}, func(c net.Conn) {
+				io.WriteString(c, switching+fields+"\r\n")
+			})
+			client, front := memnet.Pipe()
+			w := d.upgrade(t.Context(), front)
+			front.Close()
+			head, _ := io.ReadAll(client)
+			client.Close()
+			if d.last.Status != status || status != 101 && w.Code != status {
+				t.Errorf("%q: status %d, event %+v", fields, w.Code, d.last)
+			}
+			if got := strings.Contains(string(head), "\r\nSet-Cookie: backend="); got != (status == 101) {
+				t.Errorf("%q: the client gets %q", fields, head)
+			}
+		})
+	}
+}
+
+// failing is a connection that fails at once, to one side or to both.
+type failing struct {
+	net.Conn
+	read, write bool
+}
+
+var errFailing = errors.New("failing")
+
+func (f failing) Read(p []byte) (int, error) {
+	if f.read {
+		return 0, errFailing
+	}
+	return f.Conn.Read(p)
+}
+
+func (f failing) Write(p []byte) (int, error) {
+	if f.write {
+		return 0, errFailing
+	}
+	return f.Conn.Write(p)
+}
+
+// TestTunnelFails: a failure of one direction ends the other, which waits for bytes,
+// and bytes of either keep the tunnel from being idle.
+func TestTunnelFails(t *testing.T) {
+	for name, f := range map[string]failing{"read": {read: true}, "write": {write: true}} {
+		synctest.Test(t, func(t *testing.T) {
+			client, clientEnd := memnet.Pipe()
+			backend, backendEnd := memnet.Pipe()
+			f.Conn = backendEnd
+			tun := &tunnel{client: clientEnd, fromClient: clientEnd, backend: f}
+			client.Write([]byte("x"))
+			start := time.Now()
+			tun.run(time.Hour, t.Context())
+			if took := time.Since(start); took != 0 {
+				t.Errorf("a failed %s is noticed after %v", name, took)
+			}
+			client.Close()
+			backend.Close()
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		client, clientEnd := memnet.Pipe()
+		backend, backendEnd := memnet.Pipe()
+		tun := &tunnel{client: clientEnd, fromClient: clientEnd, backend: backendEnd}
+		go func() {
+			for range 3 {
+				time.Sleep(50 * time.Second)
+				client.Write([]byte("x"))
+			}
+		}()
+		start := time.Now()
+		tun.run(time.Minute, t.Context())
+		if took := time.Since(start); took != 210*time.Second {
+			t.Errorf("with a client that speaks for 150s it ends after %v, want a minute more", took)
+		}
+		client.Close()
+		backend.Close()
+	})
 }
