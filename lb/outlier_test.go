@@ -311,3 +311,20 @@ func TestEjectionsAreNews(t *testing.T) {
 		})
 	}
 }
+
+// TestRemovedBackendHasNoTimer: nothing waits for the end of the ejection of a backend
+// that has gone.
+func TestRemovedBackendHasNoTimer(t *testing.T) {
+	p := poolOf(t, PoolConfig{Outlier: &OutlierDetection{Consecutive: 1}}, 3)
+	b := p.backends[1]
+	end(p, b, 1, Outcome{Status: 503})
+	if b.State() != Ejected {
+		t.Fatalf("the backend is %v", b.State())
+	}
+	if err := p.Remove(b.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if b.conduct.back.Stop() {
+		t.Error("the timer still runs")
+	}
+}
