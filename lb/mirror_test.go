@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -324,11 +325,16 @@ func TestMirrorSharesNothing(t *testing.T) {
 		left := make(map[string]bool)
 		for i := range requests {
 			left[fmt.Sprintf("/%d?%d%d", i, i, i)] = true
-			<-done
 		}
+		recorded := maps.Clone(left)
 		for range requests {
-			s := <-got
-			if !left[s] {
+			e := <-done
+			s := e.Request.URL.RequestURI() + e.Request.Header.Get("X-N")
+			if !recorded[s] {
+				t.Errorf("there was no request for %s, or the copy was recorded twice", s)
+			}
+			delete(recorded, s)
+			if s = <-got; !left[s] {
 				t.Errorf("there was no request for %s, or the copy was sent twice", s)
 			}
 			delete(left, s)
