@@ -15,7 +15,8 @@ import (
 // get, as opposed to [HealthCheck], which asks: a server whose /healthz is fine
 // may fail at everything else. An ejected backend gets no requests for a time
 // that grows with each ejection. Then it is on trial: its first failure ejects it
-// again, its first success ends the trial. Its zero value is usable.
+// again, unless failures in a row count for nothing, and its first success ends the
+// trial. Its zero value is usable.
 //
 // Two signs are looked for: failures in a row, which tell of a backend that is
 // broken and are acted upon at once; and, once in an Interval, a success rate
