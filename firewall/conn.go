@@ -58,11 +58,20 @@ func (c *conn) NetConn() net.Conn {
 // SyscallConn implements [syscall.Conn] if the connection within does. It is for
 // who waits for bytes, which Read gives; the deadlines stay.
 func (c *conn) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := c.Conn.(syscall.Conn); ok {
-		return sc.SyscallConn()
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
 	}
-	return nil, errors.ErrUnsupported
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	return rawConn{raw}, nil
 }
+
+// rawConn hides what else package net's has: package os would send files and splice
+// past the connection, and past its defence against those who take nothing in.
+type rawConn struct{ syscall.RawConn }
 
 // Close implements [net.Conn].
 func (c *conn) Close() error {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -156,6 +157,9 @@ func TestSyscallConn(t *testing.T) {
 	raw, err := server.(syscall.Conn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if n := reflect.TypeOf(raw).NumMethod(); n != 3 {
+		t.Errorf("%T has %d methods, want Control, Read and Write alone: package os would write past the connection", raw, n)
 	}
 	asked := false
 	if err := raw.Control(func(uintptr) { asked = true }); err != nil || !asked {

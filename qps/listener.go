@@ -73,11 +73,20 @@ func (c *meteredConn) NetConn() net.Conn { return c.Conn }
 // SyscallConn implements [syscall.Conn] if the connection below does. It is for who
 // waits for bytes; what is read past Read is not counted.
 func (c *meteredConn) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := c.Conn.(syscall.Conn); ok {
-		return sc.SyscallConn()
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
 	}
-	return nil, errors.ErrUnsupported
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	return rawConn{raw}, nil
 }
+
+// rawConn hides what else package net's has: package os would send files and splice
+// past the connection, where nothing is counted.
+type rawConn struct{ syscall.RawConn }
 
 func (c *meteredConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
