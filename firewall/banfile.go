@@ -73,11 +73,11 @@ func replaceFile(path string, text []byte) error {
 
 // LoadBans adds the bans that [Firewall.SaveBans] wrote to a file, but for those
 // that have ended since; a prefix that is banned already stays so until the later
-// of the two times. A file with any mistake is refused and changes nothing. If
-// there is no file the error is [os.ErrNotExist]. It returns [ErrTooManyBans] if
-// there is no room for all, and then some were added.
+// of the two times. A file with any mistake, or that is no plain file, is refused
+// and changes nothing. If there is no file the error is [os.ErrNotExist]. It returns
+// [ErrTooManyBans] if there is no room for all, and then some were added.
 func (f *Firewall) LoadBans(path string) error {
-	file, err := os.Open(path)
+	file, err := openPlain(path)
 	if err != nil {
 		return fmt.Errorf("firewall: load bans: %w", err)
 	}

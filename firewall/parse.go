@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 )
 
@@ -43,9 +42,10 @@ func ParsePolicy(text string) (Policy, error) {
 }
 
 // ReadPolicy reads a policy from a file, and the files of its sets, whose names
-// are relative to the folder of the policy.
+// are relative to the folder of the policy. All must be plain files: a policy that
+// comes through a pipe is for [ParsePolicy].
 func ReadPolicy(path string) (Policy, error) {
-	f, err := os.Open(path)
+	f, err := openPlain(path)
 	if err != nil {
 		return Policy{}, fmt.Errorf("firewall: %w", err)
 	}
@@ -65,8 +65,8 @@ func ReadPolicy(path string) (Policy, error) {
 }
 
 // LoadFiles reads, or reads again, every set that the text of the policy keeps
-// in a file. Names that are not absolute are relative to dir. The error lists
-// every set that failed, and these stay as they were.
+// in a file. Names that are not absolute are relative to dir. They must be
+// plain files. The error lists every set that failed, and these stay as they were.
 func (p Policy) LoadFiles(dir string) error {
 	var errs []error
 	for name, s := range p.Sets {
@@ -85,7 +85,7 @@ func (p Policy) LoadFiles(dir string) error {
 }
 
 func (s *PrefixSet) loadFile(path string) error {
-	f, err := os.Open(path)
+	f, err := openPlain(path)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,9 @@ import (
 const (
 	maxPrefixes  = 1 << 22 // of one set
 	maxLineBytes = 4 << 10 // of what Load reads
+
+	// maxListBytes is how much Load reads: 128 bytes a prefix, with a comment.
+	maxListBytes = 128 * maxPrefixes
 )
 
 // PrefixSet is a set of IPv4 and IPv6 prefixes that can change while policies
@@ -133,13 +136,14 @@ func (s *PrefixSet) Remove(prefixes ...netip.Prefix) {
 // Load replaces the set, as Replace does, by what r holds: one prefix or address a
 // line. Empty lines and what follows a # are ignored. The first wrong line, which
 // the error names by its number, refuses all of it and leaves the set as it was,
-// since half a list is worse than yesterday's.
+// since half a list is worse than yesterday's. So does one of more than 512 MiB.
 func (s *PrefixSet) Load(r io.Reader) error {
 	var prefixes []netip.Prefix
-	lines := bufio.NewScanner(r)
+	in := &io.LimitedReader{R: r, N: maxListBytes + 1}
+	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLineBytes)
 	number := 0
-	for lines.Scan() {
+	for in.N > 0 && lines.Scan() {
 		number++
 		text, _, _ := strings.Cut(lines.Text(), "#")
 		if text = strings.TrimSpace(text); text == "" {
@@ -156,6 +160,9 @@ func (s *PrefixSet) Load(r io.Reader) error {
 	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("firewall: line %d: %w", number+1, err)
+	}
+	if in.N == 0 {
+		return fmt.Errorf("firewall: line %d: more than %d bytes", number+1, maxListBytes)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -103,6 +103,34 @@ func TestPrefixSetLoad(t *testing.T) {
 	}
 }
 
+// endless reads a text again and again.
+type endless struct {
+	text string
+	at   int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := copy(p, e.text[e.at:])
+	e.at = (e.at + n) % len(e.text)
+	return n, nil
+}
+
+// TestPrefixSetLoadEnds: what has no end and no prefixes either is given up.
+func TestPrefixSetLoadEnds(t *testing.T) {
+	comment := &endless{text: "# " + strings.Repeat("x", 1000) + "\n"}
+	s, err := NewPrefixSet(prefixes("192.0.2.0/24")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Load(comment); err == nil || !strings.Contains(err.Error(), "more than 536870912 bytes") || s.Len() != 1 {
+		t.Errorf("error %v, Len %d", err, s.Len())
+	}
+	comment.at = 0
+	if err := s.Load(io.LimitReader(comment, maxListBytes)); err != nil || s.Len() != 0 {
+		t.Errorf("a list of as much as may be: %v, Len %d", err, s.Len())
+	}
+}
+
 // TestReplaceLeavesItsArgumentAlone gives lists of which some have to be written in
 // another form.
 func TestReplaceLeavesItsArgumentAlone(t *testing.T) {

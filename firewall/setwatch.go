@@ -14,9 +14,10 @@ const raceTime = 2 * time.Second
 
 // WatchFile loads the set from a file, and again whenever the file changes, until
 // the context ends; it looks every so often, which must be a positive time. Files
-// that are replaced by renaming are noticed too. Report is called after each load
-// that follows a change, and with the error of one that failed, for which the set
-// stays as it was; nil is told nothing.
+// that are replaced by renaming are noticed too; a pipe or a device in the place of
+// one is an error. Report is called after each load that follows a change, and with
+// the error of one that failed, for which the set stays as it was; nil is told
+// nothing.
 func (s *PrefixSet) WatchFile(ctx context.Context, path string, every time.Duration, report func(error)) {
 	watch(ctx, []*fileWatch{{set: s, path: path}}, every, func(_ string, err error) {
 		if report != nil {
