@@ -62,7 +62,7 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 		c.profile, err = tlsx.ParseProfile(s)
 		return err
 	})
-	fs.StringVar(&c.dir, "dir", "", "`folder` to serve")
+	fs.StringVar(&c.dir, "dir", "", "`folder` to serve; names that begin with a dot are left out, but for .well-known")
 
 	fail := func(err error) (config, error) {
 		fmt.Fprintf(stderr, "autotls: %v\n", err)

@@ -5,6 +5,9 @@
 //	go run ./examples/autotls -internal -dir .
 //	go run ./examples/autotls -domain www.example.com -listen :443 -http :80 -dir /srv/www
 //
+// Of the folder, files and folders whose names begin with a dot are left out, but
+// for /.well-known.
+//
 // Accounts, certificates and the internal authority are kept in the folder
 // palisade/autotls of the user's configuration.
 package main

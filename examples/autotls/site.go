@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -47,19 +48,22 @@ func oneLine(s string) string {
 }
 
 // siteFS is the folder that is served: its files and folders. Whatever else a name
-// leads to is not there: a pipe, which would hold up whoever opens it, and a link
-// that leads out of the folder or in a circle.
+// leads to is not there: a pipe, which would hold up whoever opens it, a link that
+// leads out of the folder or in a circle, and what is hidden.
 type siteFS struct{ fs.FS }
 
 // Open implements fs.FS.
 func (s siteFS) Open(name string) (fs.File, error) {
 	info, err := fs.Stat(s.FS, name)
-	if err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+	if err == nil && (isHidden(name) || !info.IsDir() && !info.Mode().IsRegular()) {
 		err = fs.ErrNotExist
 	}
 	if err == nil {
 		var f fs.File
 		if f, err = s.FS.Open(name); err == nil {
+			if dir, ok := f.(fs.ReadDirFile); ok && info.IsDir() {
+				f = siteDir{dir, name}
+			}
 			return f, nil
 		}
 	}
@@ -67,6 +71,35 @@ func (s siteFS) Open(name string) (fs.File, error) {
 		err = fs.ErrNotExist
 	}
 	return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+}
+
+// isHidden says whether a path has an element that begins with a dot: .git, .env
+// and the like are in many a folder and meant for nobody on the net. The one that
+// is meant for everybody is .well-known at the top (RFC 8615).
+func isHidden(name string) bool {
+	for i, elem := range strings.Split(name, "/") {
+		if strings.HasPrefix(elem, ".") && name != "." && (i > 0 || elem != ".well-known") {
+			return true
+		}
+	}
+	return false
+}
+
+// siteDir is a folder that lists nothing that is hidden.
+type siteDir struct {
+	fs.ReadDirFile
+	name string
+}
+
+// ReadDir implements fs.ReadDirFile.
+func (d siteDir) ReadDir(n int) ([]fs.DirEntry, error) {
+	for {
+		entries, err := d.ReadDirFile.ReadDir(n)
+		entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return isHidden(path.Join(d.name, e.Name())) })
+		if len(entries) > 0 || n <= 0 || err != nil {
+			return entries, err
+		}
+	}
 }
 
 // isServers says whether it is the server's fault that a name cannot be opened,
