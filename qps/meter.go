@@ -75,7 +75,8 @@ type Meter struct {
 	overflow  atomic.Uint64
 	top       *top // nil: not followed
 	base      time.Time
-	baseNanos int64 // base as Unix time
+	baseNanos int64     // base as Unix time
+	started   time.Time // the process
 	timeline  timeline
 	watcher   watcher
 	tasks     background
@@ -119,7 +120,7 @@ func New(c Config) (*Meter, error) {
 		c.Set = metrics.NewSet()
 	}
 	m := &Meter{scraper: scraper{tails: newTails()}, server: c.Server, set: c.Set, stateFile: c.StateFile, traceID: c.TraceID, base: time.Now()}
-	m.baseNanos = m.base.UnixNano()
+	m.baseNanos, m.started = m.base.UnixNano(), processStart()
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

@@ -41,13 +41,14 @@ type ProcessSnapshot struct {
 	PressureIO     time.Duration `json:"pressure_io_ns,omitempty"`
 }
 
-func readProcess() ProcessSnapshot {
+// readProcess reads what changes.
+func readProcess(started time.Time) ProcessSnapshot {
 	// Unlike runtime.ReadMemStats this does not stop the world.
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}, {Name: "/cpu/classes/gc/total:cpu-seconds"},
 	}
 	metrics.Read(samples)
-	p := ProcessSnapshot{GoVersion: runtime.Version(), Goroutines: runtime.NumGoroutine()}
+	p := ProcessSnapshot{GoVersion: runtime.Version(), Start: started, Goroutines: runtime.NumGoroutine()}
 	if v := samples[0].Value; v.Kind() == metrics.KindUint64 {
 		p.HeapBytes = v.Uint64()
 	}

@@ -2,7 +2,7 @@ package qps
 
 import (
 	"bytes"
-	"io"
+	"errors"
 	"os"
 	"strconv"
 	"syscall"
@@ -22,15 +22,20 @@ func readSystem(p *ProcessSnapshot) {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
 		p.MaxFiles = limit.Cur
 	}
-	if pages, ok := field(head("/proc/self/statm"), 1); ok {
+	p.OpenFiles = openFiles()
+	buf := make([]byte, headBytes)
+	if pages, ok := field(head("/proc/self/statm", buf), 1); ok {
 		p.ResidentBytes = pages * uint64(os.Getpagesize())
 	}
-	p.OpenFiles = openFiles()
-	p.Start = startTime(head("/proc/self/stat"), head("/proc/stat"))
-	p.NetworkIn, p.NetworkOut = traffic(head("/proc/self/net/dev"))
-	p.PressureCPU = pressure(head("/proc/pressure/cpu"))
-	p.PressureMemory = pressure(head("/proc/pressure/memory"))
-	p.PressureIO = pressure(head("/proc/pressure/io"))
+	p.NetworkIn, p.NetworkOut = traffic(head("/proc/self/net/dev", buf))
+	p.PressureCPU = pressure(head("/proc/pressure/cpu", buf))
+	p.PressureMemory = pressure(head("/proc/pressure/memory", buf))
+	p.PressureIO = pressure(head("/proc/pressure/io", buf))
+}
+
+// processStart is when this process was started.
+func processStart() time.Time {
+	return startTime(head("/proc/self/stat", make([]byte, headBytes)), head("/proc/stat", make([]byte, headBytes)))
 }
 
 // traffic adds the bytes of all interfaces but loopback: the first and the ninth
@@ -68,19 +73,41 @@ func pressure(file []byte) time.Duration {
 	return 0
 }
 
-// head reads the beginning of a file of /proc. /proc/stat has a few lines per
-// CPU and interrupt, so it gets room.
-func head(path string) []byte {
-	f, err := os.Open(path)
+const (
+	headBytes = 4 << 10
+	mostBytes = 1 << 20
+)
+
+// head reads the beginning of a file of /proc into buf, or into a larger one:
+// /proc/stat has a few lines per CPU and interrupt. Package os would register the
+// file with the poller first, which costs more than reading it.
+func head(path string, buf []byte) []byte {
+	fd, err := again(func() (int, error) { return syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0) })
 	if err != nil {
 		return nil
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, 1<<20))
-	if err != nil {
-		return nil
+	defer syscall.Close(fd)
+	for n := 0; ; {
+		got, err := again(func() (int, error) { return syscall.Read(fd, buf[n:]) })
+		if err != nil {
+			return nil
+		}
+		if n += got; got == 0 || n == mostBytes {
+			return buf[:n]
+		}
+		if n == len(buf) {
+			buf = append(buf, make([]byte, len(buf))...)
+		}
 	}
-	return data
+}
+
+// again calls until no signal interrupts.
+func again(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); !errors.Is(err, syscall.EINTR) {
+			return n, err
+		}
+	}
 }
 
 // field returns the number in the i-th field, from 0, of a line.

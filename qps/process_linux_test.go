@@ -1,8 +1,10 @@
 package qps
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -72,5 +74,32 @@ func TestProcessOnLinux(t *testing.T) {
 	}
 	if age := time.Since(p.Start); age < -2*time.Second || age > time.Hour {
 		t.Errorf("the process is %v old", age)
+	}
+}
+
+// TestHead reads files that are shorter and longer than the buffer, and than all
+// that is read of one.
+func TestHead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	for _, size := range []int{0, 1, headBytes - 1, headBytes, headBytes + 1, 5 * headBytes, mostBytes, mostBytes + 5} {
+		data := make([]byte, size)
+		for i := range data {
+			data[i] = byte(i % 251)
+		}
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := openFiles()
+		if got := head(path, make([]byte, headBytes)); !bytes.Equal(got, data[:min(size, mostBytes)]) {
+			t.Errorf("of %d bytes %d are read, or not as they are", size, len(got))
+		}
+		if got := openFiles(); got != before {
+			t.Errorf("%d files are open, %d before", got, before)
+		}
+	}
+	for _, path := range []string{path + "x", filepath.Dir(path)} {
+		if got := head(path, make([]byte, headBytes)); got != nil {
+			t.Errorf("%s: %d bytes", path, len(got))
+		}
 	}
 }

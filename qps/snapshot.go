@@ -157,7 +157,7 @@ func (m *Meter) apart(window func(s *series, now func() int64) Window) Snapshot 
 		Server:   m.server,
 		At:       m.time(),
 		Overflow: m.overflow.Load(),
-		Process:  readProcess(),
+		Process:  readProcess(m.started),
 	}
 	if m.top != nil {
 		snap.Top = m.top.snapshot()
