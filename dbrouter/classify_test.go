@@ -51,6 +51,10 @@ var reads = []string{
 	"SELECT x.a FROM (SELECT 1 UNION SELECT 2) AS x (a)",
 	"SELECT a FROM JSON_TABLE('[1]', '$[*]' COLUMNS(a INT PATH '$', NESTED PATH '$.b[*]' COLUMNS (b INT PATH '$'))) AS j",
 	"SELECT /*+ MAX_EXECUTION_TIME(1000) INDEX(t@qb1 i, j) */ a FROM t",
+	"SELECT t1.email, a2.e5 FROM t1",
+	"SELECT 1E3, 1e3 FROM t",
+	"WITH c (n) AS (SELECT 1) SELECT n FROM c",
+	"SELECT a FROM t WHERE a <> SOME (SELECT b FROM u)",
 	"SELECT AES_DECRYPT(v, 'k'), TO_CHAR(NOW()), JSON_OVERLAPS('[1]', '[2]'), ST_AREA(NULL), UUID_TO_BIN(v) FROM t",
 }
 
@@ -68,6 +72,9 @@ var others = []struct {
 	{Write, "SELECT a FROM t for\n/**/share NOWAIT"},
 	{Write, "SELECT a FROM t LOCK IN SHARE MODE"},
 	{Write, "(SELECT a FROM t FOR UPDATE)"},
+	{Write, "SELECT a--1 FROM t FOR UPDATE"}, // two dashes that begin no comment
+	{Write, "SELECT 1 --\r'\n FOR UPDATE -- '"},
+	{Write, "SELECT 1 --\x01'\n FOR UPDATE -- '"},
 	{Write, "SELECT a INTO OUTFILE '/tmp/x' FROM t"},
 	{Write, "SELECT a FROM t INTO DUMPFILE '/tmp/x'"},
 	{Pin, "SELECT a INTO @v FROM t"},
@@ -80,7 +87,12 @@ var others = []struct {
 	{Pin, "SELECT GET_LOCK('x', 1)"},
 	{Pin, "SELECT get_lock ('x', 1)"},
 	{Pin, "SELECT RELEASE_LOCK('x')"},
+	{Pin, "SELECT RELEASE_ALL_LOCKS()"},
+	{Pin, "SELECT SERVICE_GET_READ_LOCKS('n', 'x', 1)"},
+	{Pin, "SELECT service_get_write_locks('n', 'x', 1)"},
+	{Pin, "SELECT SERVICE_RELEASE_LOCKS('n')"},
 	{Pin, "DO GET_LOCK('x', 1)"},
+	{Pin, "INSERT INTO t VALUES (GET_LOCK('x', 1))"},
 	{Pin, "CALL p()"},
 	{Write, "INSERT INTO t VALUES (1)"},
 	{Write, "INSERT INTO t VALUES (1) RETURNING a"},
@@ -88,6 +100,8 @@ var others = []struct {
 	{Write, "WITH c AS (SELECT 1) DELETE FROM t"},
 	{Write, "WITH c AS (SELECT 1) UPDATE t SET a = 1"},
 	{Write, "WITH c AS (SELECT 1) INSERT INTO t SELECT * FROM c"},
+	{Write, "WITH c AS (SELECT 1) INSERT t SELECT * FROM c"},
+	{Write, "WITH c AS (SELECT 1) REPLACE t SELECT * FROM c"},
 	{Write, "EXPLAIN SELECT 1"},
 	{Write, "ANALYZE DELETE FROM t"},
 	{Write, "DESCRIBE t"},
@@ -120,6 +134,8 @@ var others = []struct {
 	{Pin, "XA START 'x'"},
 	{Pin, "SELECT 1; DELETE FROM t"},
 	{Pin, "SELECT 1;/**/SET @a=1"},
+	{Pin, "SELECT 1;(SELECT 2)"},
+	{Pin, "SELECT 1;; DELETE FROM t"},
 	{Pin, "/*!50000 DELETE FROM t */"},
 	{Pin, "SELECT 1 /*! FOR UPDATE */"},
 	{Pin, "SELECT 1 /*!FOR UPDATE */"},
@@ -140,6 +156,7 @@ var others = []struct {
 	{Write, "SELECT count (a) FROM t"},
 	{Write, "SELECT count/**/(a) FROM t"},
 	{Write, "SELECT NEXT VALUE FOR s"},
+	{Write, "SELECT previous value FOR s"},
 	{Write, "SELECT nextval(s)"},
 	{Write, "SELECT s.nextval"},
 	{Write, "SELECT s.currval"},
@@ -152,9 +169,11 @@ var others = []struct {
 	{Same, "SELECT FOUND_ROWS()"},
 	{Same, "SELECT ROW_COUNT()"},
 	{Same, "SHOW WARNINGS"},
+	{Same, "SHOW ERRORS"},
 	{Same, "SHOW COUNT(*) WARNINGS"},
 	{Write, "SHOW STATUS"},
 	{Write, "SELECT {fn f()}"},
+	{Write, "SELECT {d '2020-01-01'}"},
 	{Write, "SELECT CONNECTION_ID()"},
 	{Write, "SELECT MASTER_GTID_WAIT('0-1-1')"},
 	{Write, "SELECT LOAD_FILE('/etc/passwd')"},
@@ -170,8 +189,23 @@ var others = []struct {
 	{Pin, "SELECT 1 -- a\x00 FOR UPDATE"}, // a NUL ends a comment
 	{Pin, "SELECT 1 --\x01FOR UPDATE\n;\x02"},
 	{Pin, "SELECT '\xbf`' FOR UPDATE, '`'"}, // a character of GBK
+	{Pin, "SELECT a\x01 FROM t"},
 	{Pin, "\ufeffSELECT 1"},
+	{Pin, "'SELECT' 1"},
+	{Pin, "= 1"},
 	{Pin, ""},
+}
+
+// notReading are functions that write, wait, lock, tell of this server or of the
+// session, or read a file; and words that are no functions of a server, so that
+// one that is stored may have the name. Those that are in others are not repeated.
+var notReading = []string{
+	"ASYNCHRONOUS_CONNECTION_FAILOVER_ADD_SOURCE", "BINLOG_GTID_POS", "GROUP_REPLICATION_SET_AS_PRIMARY",
+	"IS_FREE_LOCK", "IS_USED_LOCK", "KEYRING_KEY_GENERATE", "LASTVAL", "MASTER_POS_WAIT", "PASSWORD", "PS_CURRENT_THREAD_ID",
+	"ROLES_GRAPHML", "SOURCE_POS_WAIT", "SPIDER_DIRECT_SQL", "SYS_GUID", "UUID_SHORT", "VERSION_TOKENS_SET",
+	"WAIT_FOR_EXECUTED_GTID_SET", "WAIT_UNTIL_SQL_THREAD_AFTER_GTIDS",
+	"AGAINST", "ALGORITHM", "ANY", "BEGIN", "BENCHMARK", "CALL", "COLUMNS", "END", "ESCAPE", "EXECUTE", "FIRST", "NAMES", "NESTED", "NEXT",
+	"OFFSET", "OPEN", "PATH", "ROLE", "ROLLUP", "SHARE", "SOME", "SYSTEM", "TABLES", "TEMPORARY", "VALUE", "VARIABLES",
 }
 
 func TestReads(t *testing.T) {
@@ -194,6 +228,16 @@ func TestOthers(t *testing.T) {
 		}
 		if got.Reason == "" {
 			t.Errorf("%s has no reason", c.sql)
+		}
+	}
+}
+
+func TestNotReading(t *testing.T) {
+	for _, name := range notReading {
+		for _, sql := range []string{"SELECT " + name + "(1)", "SELECT a FROM t WHERE " + strings.ToLower(name) + " (a) > 1"} {
+			if got := Classify(sql); got.Kind < Write {
+				t.Errorf("%s\n\tis %v", sql, got)
+			}
 		}
 	}
 }
@@ -233,6 +277,9 @@ func TestCache(t *testing.T) {
 		if got := c.classify(long, &last); got.Kind != Read {
 			t.Errorf("a long statement was cached: %v", got.Classification)
 		}
+	}
+	if got := c.classify("/* dbrouter: primary */ "+long, &last); got.hint != hintPrimary {
+		t.Errorf("the hint of a long statement is %v", got.hint)
 	}
 	if got := c.classify("SELECT 1", &last); got.Kind != Read {
 		t.Errorf("SELECT 1 is %v", got.Classification)

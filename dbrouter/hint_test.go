@@ -1,6 +1,7 @@
 package dbrouter
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,9 @@ func TestCommentHint(t *testing.T) {
 	if h := asks(replica).hinted(noHint); h != (hint{hintReplica, time.Second}) {
 		t.Errorf("%+v", h)
 	}
+	if h := asks(WithReplica(t.Context(), -time.Second)).hinted(noHint); h != (hint{kind: hintReplica}) {
+		t.Errorf("a negative limit: %+v", h)
+	}
 }
 
 // TestHints: a hint changes how fresh a read is, never where a write goes.
@@ -59,6 +63,24 @@ func TestHints(t *testing.T) {
 	mustExecIn(t, WithReplica(t.Context(), 0), r.DB(), update)
 	if rec.last(t).Role != Primary {
 		t.Errorf("%+v", rec.last(t))
+	}
+}
+
+// TestWishesAdd: one wish of a context is no end to another.
+func TestWishesAdd(t *testing.T) {
+	r := new(Router)
+	begin, s := r.NewSession(t.Context())
+	for about, ctx := range map[string]context.Context{"WithPrimary": WithPrimary(begin), "WithReplica": WithReplica(begin, 0)} {
+		if r.session(asks(ctx)) != s {
+			t.Errorf("%s ends the session", about)
+		}
+	}
+	ctx, s := r.NewSession(WithPrimary(t.Context()))
+	if h := asks(ctx).hinted(noHint); h.kind != hintPrimary || r.session(asks(ctx)) != s {
+		t.Errorf("NewSession ends WithPrimary: %+v", h)
+	}
+	if asks(begin).hint.kind != noHint {
+		t.Error("a wish is in the context that it was added to")
 	}
 }
 
@@ -90,6 +112,8 @@ func TestExplain(t *testing.T) {
 		{r.Explain(t.Context(), query).String(), "read → replica db2: SELECT; sees every write made through this router"},
 		{r.Explain(mine, query).String(), "read → replica db2: SELECT; sees every write of its session"},
 		{r.Explain(WithReplica(mine, 0), query).String(), "read → replica db2: SELECT; sees what is older than 1s"},
+		{r.Explain(WithReplica(mine, time.Hour), query).String(), "read → replica db2: SELECT; sees what is older than 1s"},
+		{r.Explain(WithReplica(mine, 900*time.Millisecond), query).See, "what is older than 900ms"},
 		{r.Explain(WithPrimary(mine), query).String(), "read → primary db1: asked for; sees everything"},
 		{r.Explain(mine, "SELECT FOUND_ROWS()").String(), "same → primary db1: about the previous statement, so on the connection of that one"},
 		{r.Explain(mine, "SET @a = 1").String(), "pin → primary db1: may change the session"},

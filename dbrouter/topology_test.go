@@ -111,6 +111,8 @@ func TestReadReplication(t *testing.T) {
 		{"its source is gone", []row{null(maria, "Connecting", "Yes", "NULL", "1", "2003", "0")}, view{statusKnown: true, sourceID: "1", trouble: `replication: IO thread "Connecting", SQL thread "Yes", Last_IO_Errno 2003`}},
 		{"nonsense", []row{null(maria, "Yes", "Yes", "-5", "1", "0", "0")}, view{statusKnown: true, replicating: true, sourceID: "1"}},
 		{"other columns", []row{null([]string{"x"}, "Yes")}, view{statusKnown: true, trouble: `replication: IO thread "", SQL thread ""`}},
+		{"two sources, the first lags", []row{null(my, "Yes", "Yes", "9", "7"), null(my, "Yes", "Yes", "0", "8")}, view{statusKnown: true, replicating: true, lagKnown: true, lag: 9 * time.Second, sourceID: "8"}},
+		{"two sources, the first is stopped", []row{null(my, "Yes", "No", "NULL", "7"), null(my, "Yes", "Yes", "0", "8")}, view{statusKnown: true, sourceID: "8", trouble: `replication: IO thread "Yes", SQL thread "No"`}},
 		{"two sources, the second lags", []row{null(my, "Yes", "Yes", "0", "7"), null(my, "Yes", "Yes", "9", "8")}, view{statusKnown: true, replicating: true, lagKnown: true, lag: 9 * time.Second, sourceID: "8"}},
 	} {
 		var v view
