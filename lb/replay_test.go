@@ -12,6 +12,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -497,6 +498,23 @@ func TestBodyBounds(t *testing.T) {
 	for _, c := range []ProxyConfig{{RetryBody: maxRetryBody + 1}, {RetryBody: -1}, {RetryStatus: []int{399}}, {RetryStatus: []int{500, 600}}, {MaxRequestBody: -1}, {MaxResponseBody: -1}} {
 		if c.validateBodies() == nil {
 			t.Errorf("%+v was taken", c)
+		}
+	}
+}
+
+// TestSealedBodyIsWhole: an attempt ends while a part comes that is too much to keep.
+// Either nobody sends the request again, or all that came is kept.
+func TestSealedBodyIsWhole(t *testing.T) {
+	for range 2000 {
+		body := &requestBody{kept: newKeptBody(3)}
+		body.started.Store(true)
+		a := &attempt{x: &exchange{body: body}, body: &attemptBody{requestBody: body}}
+		var reading sync.WaitGroup
+		reading.Go(func() { body.kept.keep(a.body, []byte("abcd")) })
+		again := body.replayable() && a.sealBody()
+		reading.Wait()
+		if kept := string(body.kept.data); again != (kept == "abcd") {
+			t.Fatalf("%q is kept; the request may be sent again: %v", kept, again)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package lb
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -113,8 +115,8 @@ const maxFile = 4 << 20
 //
 // of which only url must be there. The file is opened by its name each time, so
 // that it may be replaced by a rename, as it should be. One that is missing, is
-// empty, has no backend, an unknown field, or is being written, is an error, so
-// that the pool keeps what it has.
+// empty, has no backend, an unknown field, is being written, or is no plain file, is
+// an error, so that the pool keeps what it has.
 type File struct {
 	// Path is the name of the file.
 	Path string
@@ -125,11 +127,15 @@ type File struct {
 // Resolve implements [Resolver].
 func (f File) Resolve(context.Context) (Resolution, error) {
 	setDefault(&f.Interval, time.Second)
-	file, err := os.Open(f.Path)
+	// A pipe would have whoever opens it, or reads it, wait for somebody to write.
+	file, err := os.OpenFile(f.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return Resolution{}, fmt.Errorf("lb: %w", err)
 	}
 	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return Resolution{}, fmt.Errorf("lb: %s is not a plain file: %w", f.Path, cmp.Or(err, os.ErrInvalid))
+	}
 	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err != nil {
 		return Resolution{}, fmt.Errorf("lb: %w", err)

@@ -1,9 +1,14 @@
 package lb
 
 import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,10 +40,7 @@ func (n nameServer) add(name string, ttl uint32, body dnsmessage.ResourceBody) {
 
 func (n nameServer) serve(t *testing.T) string {
 	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn, ln := sameAddr(t)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		buf := make([]byte, 2048)
@@ -47,27 +49,78 @@ func (n nameServer) serve(t *testing.T) string {
 			if err != nil {
 				return
 			}
-			var m dnsmessage.Message
-			if m.Unpack(buf[:size]) != nil || len(m.Questions) != 1 {
-				continue
-			}
-			q := m.Questions[0]
-			m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
-			if m.Answers = n[q.Type][strings.ToLower(q.Name.String())]; m.Answers == nil {
-				m.RCode = dnsmessage.RCodeNameError
-				for _, records := range n {
-					if records[q.Name.String()] != nil {
-						m.RCode = dnsmessage.RCodeSuccess
-					}
-				}
-			}
-			if packed, err := m.Pack(); err == nil {
+			if packed := n.answer(buf[:size], maxAnswer); packed != nil {
 				conn.WriteTo(packed, from)
 			}
 		}
 	})
-	t.Cleanup(func() { conn.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.SetDeadline(time.Now().Add(10 * time.Second))
+			var size [2]byte
+			io.ReadFull(c, size[:])
+			query := make([]byte, binary.BigEndian.Uint16(size[:]))
+			if _, err := io.ReadFull(c, query); err == nil {
+				packed := n.answer(query, math.MaxUint16)
+				c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(packed))), packed...))
+			}
+			c.Close()
+		}
+	})
+	t.Cleanup(func() { conn.Close(); ln.Close(); wg.Wait() })
 	return conn.LocalAddr().String()
+}
+
+// maxAnswer is what resolvers take by UDP; for more they ask again by TCP.
+const maxAnswer = 1232
+
+// sameAddr returns sockets of UDP and TCP with the same port.
+func sameAddr(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 100 {
+		conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln, err := net.Listen("tcp", conn.LocalAddr().String())
+		if err == nil {
+			return conn, ln
+		}
+		conn.Close() // somebody else has the other one
+	}
+	t.Fatal("no port is free")
+	return nil, nil
+}
+
+func (n nameServer) answer(query []byte, limit int) []byte {
+	var m dnsmessage.Message
+	if m.Unpack(query) != nil || len(m.Questions) != 1 {
+		return nil
+	}
+	q := m.Questions[0]
+	m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
+	// A copy, since packing notes lengths in it.
+	if m.Answers = slices.Clone(n[q.Type][strings.ToLower(q.Name.String())]); m.Answers == nil {
+		m.RCode = dnsmessage.RCodeNameError
+		for _, records := range n {
+			if records[q.Name.String()] != nil {
+				m.RCode = dnsmessage.RCodeSuccess
+			}
+		}
+	}
+	packed, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	if len(packed) > limit {
+		m.Answers, m.Truncated = nil, true
+		packed, _ = m.Pack()
+	}
+	return packed
 }
 
 func TestDNS(t *testing.T) {
@@ -119,6 +172,47 @@ func TestSRV(t *testing.T) {
 		if r, err := (SRV{Name: bad, Server: server}).Resolve(t.Context()); err == nil {
 			t.Errorf("%s: %+v", bad, r)
 		}
+	}
+}
+
+// TestDNSMapped: an address of IPv4 is the same backend in whatever form it comes.
+func TestDNSMapped(t *testing.T) {
+	n := make(nameServer)
+	n.add("web.test.", 60, &dnsmessage.AResource{A: netip.MustParseAddr("192.0.2.7").As4()})
+	for _, addr := range []string{"::ffff:192.0.2.7", "::ffff:192.0.2.8"} {
+		n.add("web.test.", 60, &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr(addr).As16()})
+	}
+	server := n.serve(t)
+	for url, want := range map[string][]BackendConfig{
+		"http://web.test.:8080": {{URL: "http://192.0.2.7:8080"}, {URL: "http://192.0.2.8:8080"}},
+		"http://web.test.":      {{URL: "http://192.0.2.7"}, {URL: "http://192.0.2.8"}},
+	} {
+		if r, err := (DNS{URL: url, Server: server}).Resolve(t.Context()); err != nil || !reflect.DeepEqual(r.Backends, want) {
+			t.Errorf("%s: %+v, %v, want %+v", url, r, err, want)
+		}
+	}
+}
+
+// TestSRVOfManyPriorities: there are more priorities in DNS than a pool has; the
+// last ones are one. So many targets come by TCP, of which the TTL is not known.
+func TestSRVOfManyPriorities(t *testing.T) {
+	n := make(nameServer)
+	const more = 3
+	for i := range maxPriority + 1 + more {
+		target := dnsmessage.MustNewName(fmt.Sprintf("t%03d.test.", i))
+		n.add("_http._tcp.test.", 5, &dnsmessage.SRVResource{Priority: uint16(500 * i), Weight: 1, Port: 80, Target: target})
+	}
+	r, err := SRV{Name: "_http._tcp.test.", Server: n.serve(t)}.Resolve(t.Context())
+	if err != nil || len(r.Backends) != maxPriority+1+more || r.TTL != resolveInterval {
+		t.Fatalf("%d backends for %v, %v", len(r.Backends), r.TTL, err)
+	}
+	for i, b := range r.Backends {
+		if want := min(i, maxPriority); b.Priority != want {
+			t.Errorf("backend %d has the priority %d, want %d", i, b.Priority, want)
+		}
+	}
+	if _, err := parseBackends(r.Backends); err != nil {
+		t.Error(err)
 	}
 }
 
