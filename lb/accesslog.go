@@ -32,7 +32,11 @@ func (e Event) AppendCombined(dst []byte) []byte {
 	dst = append(dst, " - - ["...)
 	dst = e.Start.AppendFormat(dst, "02/Jan/2006:15:04:05 -0700")
 	dst = append(dst, "] "...)
-	dst = appendLogQuoted(dst, e.Request.Method, " ", e.target(), " ", e.Request.Proto)
+	if r := e.Request; r.Method == "" && r.RequestURI != "" {
+		dst = appendLogQuoted(dst, r.RequestURI) // the whole line, which nobody understood
+	} else {
+		dst = appendLogQuoted(dst, r.Method, " ", e.target(), " ", r.Proto)
+	}
 	dst = fmt.Appendf(dst, " %03d %d ", e.Status, e.ResponseBytes)
 	dst = appendLogQuoted(dst, orDash(e.Request.Referer()))
 	dst = append(dst, ' ')

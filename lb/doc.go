@@ -50,8 +50,8 @@
 //     requests elsewhere; [Trace] sees to W3C trace contexts.
 //   - [Pool.RoundTripper] is for HTTP clients in this program; [Pool.Pick] and
 //     [Pool.Acquire] are for those who send something else than HTTP.
-//   - [Event] is the record of a request, for logs and metrics; [StateChange] is
-//     the news of a backend.
+//   - [Event] is the record of a request, for logs and metrics, of Proxy's OnDone and
+//     of Server's OnRefused; [StateChange] is the news of a backend.
 //
 // # Strategies
 //

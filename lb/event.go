@@ -12,7 +12,9 @@ const StatusClientClosed = 499
 
 // Event is the record of one request, made when it has ended. It is plain data.
 type Event struct {
-	// Request is the client's request. It must not be changed, nor its body read.
+	// Request is the client's request. It must not be changed, nor its body read. Of
+	// one that a Server has refused it has what was understood: if not even the first
+	// line, then that line is its RequestURI, cut, and its Method and Proto are empty.
 	Request *http.Request
 	// Backend is the ID of the backend that was tried last. Empty means none was.
 	Backend string
@@ -46,7 +48,8 @@ type Event struct {
 // about the inner network; it is for logs, not for clients.
 type Error struct {
 	// Status is what the client is told: 400, 408 and 413 for a body that
-	// cannot be read, 499 (nothing is sent) if it has gone, 502, 503 or 504.
+	// cannot be read, 499 (nothing is sent) if it has gone, 502, 503 or 504; or
+	// what Server.OnRefused lists.
 	Status int
 	// Backend is the ID of the backend that was tried last. Empty means none was.
 	Backend string

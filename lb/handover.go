@@ -75,6 +75,18 @@ func (h *handover) forget(nc net.Conn) {
 type handedConn struct {
 	net.Conn
 	early []byte
+	from  *serverConn
+}
+
+// Write implements net.Conn. What net/http sends before the handler is called is a
+// refusal.
+func (c *handedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if h := c.from.handed; h != nil && !h.seen {
+		h.seen = true
+		c.from.refusedInside(p)
+	}
+	return n, err
 }
 
 // Read implements net.Conn.
@@ -99,12 +111,21 @@ func (c *handedConn) CloseWrite() error {
 // NetConn returns the connection below.
 func (c *handedConn) NetConn() net.Conn { return c.Conn }
 
+// handedRequest is a request for the server inside.
+type handedRequest struct {
+	bytes []byte // as it came, and what came behind it
+	req   *http.Request
+	err   error // why it will be refused, if that is known
+	start time.Time
+	seen  bool // by the handler, or by OnRefused
+}
+
 // handOver leaves the connection to a server inside; early has been read of it.
 // It says whether that took it.
 func (c *serverConn) handOver(h *handover, early []byte) bool {
 	nc := c.nc
 	if _, ok := nc.(*tls.Conn); !ok || len(early) > 0 {
-		nc = &handedConn{nc, early}
+		nc = &handedConn{nc, early, c}
 	}
 	h.mu.Lock()
 	h.conns[nc] = c
@@ -176,6 +197,9 @@ func (s *Server) serveHandedOver(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(handedKey{}).(*serverConn)
 	if r.TLS == nil {
 		r.TLS = c.tls
+	}
+	if c.handed != nil {
+		c.handed.seen = true
 	}
 	defer func() {
 		if v := recover(); v != nil {

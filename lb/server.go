@@ -53,8 +53,7 @@ type Server struct {
 	// MinBodyRate is how many bytes of a request's body must come in a second, on
 	// average over the time in which the handler waits for them, after a grace of
 	// 5 s. A client that is slower gets no more than the error that its body could
-	// not be read. 0 means none. It is applied
-	// neither to HTTP/2 nor to CONNECT.
+	// not be read. 0 means none. It is applied neither to HTTP/2 nor to CONNECT.
 	MinBodyRate int
 	// MaxHeaderBytes bounds a head. 0 means 1 MiB.
 	MaxHeaderBytes int
@@ -75,6 +74,15 @@ type Server struct {
 	// ConnState is told when a connection changes its state, as by http.Server.
 	// Nil means that nobody is.
 	ConnState func(net.Conn, http.ConnState)
+	// OnRefused is told of each request that no handler has seen, as the server has
+	// refused it: what is not HTTP (400), a head that does not come in time (408) or
+	// is too large (431), an expectation (417), a transfer coding (501) or a version
+	// (505) that is not known, and HTTP where TLS is spoken (400). The record has
+	// what was understood of the request, and is for the same log as those of
+	// ProxyConfig.OnDone. It is called once the answer has been sent, by the
+	// connection's goroutine, and is the last of the connection. What net/http
+	// refuses of HTTP/2 it is not told. Nil means that nobody is.
+	OnRefused func(Event)
 	// BaseContext returns the context that those of the requests to a listener
 	// come from. Nil means context.Background().
 	BaseContext func(net.Listener) context.Context

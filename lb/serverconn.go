@@ -24,6 +24,8 @@ const (
 	lingerBytes = 1 << 20
 
 	http2Preface = "PRI * HTTP/2.0\r\n\r\n"
+
+	httpToHTTPS = "Client sent an HTTP request to an HTTPS server.\n"
 )
 
 // serverConn is a connection of a [Server]. But for state, what it holds is its
@@ -37,9 +39,9 @@ type serverConn struct {
 	remote   string
 	tls      *tls.ConnectionState
 	accepted time.Time
-	state    atomic.Int32 // an http.ConnState
+	state    atomic.Int32 // an http.ConnState, or stateHead
 	hijacked bool
-	handed   []byte // a request for the server inside, as it came
+	handed   *handedRequest // nil unless it is for the server inside
 	// The hook has been told that a connection is active that was handed over.
 	toldActive bool
 
@@ -80,6 +82,25 @@ func (c *serverConn) setState(from, to http.ConnState) bool {
 		hook(c.nc, to)
 	}
 	return true
+}
+
+// stateHead is the state of a connection from the first bytes of a head to its end,
+// which is http.StateActive for others: Shutdown does not wait for long for the rest.
+const stateHead = int32(http.StateClosed) + 1
+
+// beginHead and endHead say whether the connection may go on.
+func (c *serverConn) beginHead(from http.ConnState) bool {
+	if !c.state.CompareAndSwap(int32(from), stateHead) {
+		return false
+	}
+	if hook := c.server.ConnState; hook != nil {
+		hook(c.nc, http.StateActive)
+	}
+	return true
+}
+
+func (c *serverConn) endHead() bool {
+	return c.state.CompareAndSwap(stateHead, int32(http.StateActive))
 }
 
 // serve is the connection's goroutine.
@@ -132,7 +153,7 @@ func (c *serverConn) serve() {
 	defer cancel()
 	base := c.ctx
 	c.ctx = ctx
-	for before := http.StateNew; c.setState(before, http.StateActive) && c.serveRequest(); before = http.StateIdle {
+	for before := http.StateNew; c.beginHead(before) && c.serveRequest(); before = http.StateIdle {
 		if !c.turn() {
 			return
 		}
@@ -140,7 +161,7 @@ func (c *serverConn) serve() {
 	if c.handed != nil {
 		c.ctx, c.toldActive = base, true
 		c.reader.Release()
-		handedOver = c.handOver(c.server.http1, c.handed)
+		handedOver = c.handOver(c.server.http1, c.handed.bytes)
 	}
 }
 
@@ -161,8 +182,9 @@ func (c *serverConn) handshake() bool {
 	}
 	if err := t.HandshakeContext(c.ctx); err != nil {
 		if e, ok := errors.AsType[tls.RecordHeaderError](err); ok && e.Conn != nil && looksLikeHTTP(e.RecordHeader) {
-			io.WriteString(e.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+			io.WriteString(e.Conn, "HTTP/1.0 400 Bad Request\r\n\r\n"+httpToHTTPS)
 			e.Conn.Close()
+			c.refused(http.StatusBadRequest, len(httpToHTTPS), err, new(http.Request), e.RecordHeader[:], c.accepted)
 		}
 		return false
 	}

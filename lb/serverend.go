@@ -14,6 +14,11 @@ const (
 	// connection, which may be on its way.
 	newConnPatience = 5 * time.Second
 
+	// headPatience is how long Shutdown waits for the rest of a head, which comes
+	// right behind its beginning unless somebody wants to hold the server up. It is
+	// no request before that.
+	headPatience = time.Second
+
 	shutdownPollMax = 500 * time.Millisecond
 )
 
@@ -27,10 +32,13 @@ func (s *Server) RegisterOnShutdown(f func()) {
 
 // Shutdown ends the server gently: it closes the listeners and the idle
 // connections, and waits for the others to fall idle, whose responses tell their
-// clients. It does not wait for connections that were hijacked. If ctx ends
-// before, the error is its, and what is left goes on: Close ends it.
+// clients. Of a head that has begun it waits for the rest for a second; a connection
+// that has sent nothing yet is closed once it is 5 s old. It does not wait for
+// connections that were hijacked. If ctx ends before, the error is its, and what is
+// left goes on: Close ends it.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.start()
+	began := time.Now()
 	err := s.end()
 	s.mu.Lock()
 	for _, f := range s.onShutdown {
@@ -42,7 +50,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	pause := time.Millisecond
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
-	for !s.closeIdle() {
+	for !s.closeIdle(began) {
 		select {
 		case <-ctx.Done():
 			<-innerErr
@@ -83,14 +91,17 @@ func (s *Server) end() error {
 	return errors.Join(errs...)
 }
 
-// closeIdle says whether there is no connection any more.
-func (s *Server) closeIdle() bool {
+// closeIdle says whether there is no connection any more, for a Shutdown that began
+// then.
+func (s *Server) closeIdle(began time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	for c := range s.conns {
-		if c.state.CompareAndSwap(int32(http.StateIdle), int32(http.StateClosed)) ||
-			now.Sub(c.accepted) > newConnPatience && c.state.CompareAndSwap(int32(http.StateNew), int32(http.StateClosed)) {
+		ended := c.state.CompareAndSwap(int32(http.StateIdle), int32(http.StateClosed)) ||
+			now.Sub(c.accepted) > newConnPatience && c.state.CompareAndSwap(int32(http.StateNew), int32(http.StateClosed)) ||
+			now.Sub(began) > headPatience && c.state.CompareAndSwap(stateHead, int32(http.StateClosed))
+		if ended {
 			c.nc.Close()
 		}
 	}

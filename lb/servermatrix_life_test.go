@@ -291,6 +291,83 @@ func TestServersShutdownGivesUp(t *testing.T) {
 	})
 }
 
+// TestShutdownOfHeads: who has sent a part of a head has a second for the rest, and
+// is not told to wait for; a body is something else.
+func TestShutdownOfHeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := matrixModes[2].serve(t, frontConf{inMemory: true, readHeader: -1, handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, r.Body)
+		})})
+		var never []*conn
+		for _, before := range []string{"", getRoot} {
+			c := s.dial()
+			if before != "" {
+				c.send(before)
+				c.response("GET")
+			}
+			c.send("GET / HTTP/1.1\nHost")
+			never = append(never, c)
+		}
+		soon, body := s.dial(), s.dial()
+		soon.send("GET / HTTP/1.1\nHost")
+		body.send(postFive + "abc")
+		time.Sleep(time.Minute)
+		silent := s.dial()
+		synctest.Wait()
+
+		begin, down := time.Now(), make(chan error, 1)
+		go func() { down <- s.front.Shutdown(t.Context()) }()
+		time.Sleep(900 * time.Millisecond)
+		soon.SetDeadline(time.Now().Add(time.Minute))
+		soon.send(": h\n\n")
+		if res, _ := soon.response("GET"); res.StatusCode != 200 || !res.Close {
+			t.Errorf("a head whose rest came in time: %v, close %v", res.Status, res.Close)
+		}
+		for _, c := range never {
+			c.endsAfter(begin, time.Second)
+		}
+		silent.endsAfter(begin, 5*time.Second)
+		time.Sleep(time.Minute)
+		select {
+		case err := <-down:
+			t.Errorf("Shutdown returned %v while a body came", err)
+		default:
+		}
+		body.SetDeadline(time.Now().Add(time.Minute))
+		body.send("de")
+		if res, got := body.response("POST"); got != "abcde" || !res.Close {
+			t.Errorf("%q, close %v", got, res.Close)
+		}
+		if err := <-down; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestShutdownOfHeadsOverTLS: a client that holds a head back does not hold the end
+// up for as long as it might.
+func TestShutdownOfHeadsOverTLS(t *testing.T) {
+	s := matrixModes[3].serve(t, frontConf{handler: http.HandlerFunc(hello), readHeader: -1})
+	for _, before := range []string{"", getRoot} {
+		c := s.dial()
+		if before != "" {
+			c.send(before)
+			c.response("GET")
+		}
+		c.send("GET / HTTP/1.1\nHost")
+		defer func() {
+			if n, err := io.Copy(io.Discard, c.r); n > 0 || err != nil {
+				t.Errorf("%d bytes, then %v; want the end", n, err)
+			}
+		}()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := s.front.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestServersContextsOfCallers(t *testing.T) {
 	type key string
 	matrix(t, func(t *testing.T, m mode) {

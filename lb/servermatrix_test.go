@@ -35,7 +35,8 @@ type frontConf struct {
 	connState                     func(net.Conn, http.ConnState)
 	baseContext                   func(net.Listener) context.Context
 	connContext                   func(context.Context, net.Conn) context.Context
-	inMemory                      bool // for tests in a bubble of time
+	onRefused                     func(Event) // net/http tells nobody
+	inMemory                      bool        // for tests in a bubble of time
 	nextProtos                    []string
 }
 
@@ -77,7 +78,7 @@ func newPalisade(c frontConf, l *logBuffer) front {
 	return &Server{
 		Handler: c.handler, ReadHeaderTimeout: c.readHeader, ReadTimeout: c.read, WriteTimeout: c.write, IdleTimeout: c.idle,
 		MaxHeaderBytes: c.maxHeaderBytes, ConnState: c.connState, BaseContext: c.baseContext, ConnContext: c.connContext,
-		ErrorLog: slog.New(slog.NewTextHandler(l, nil)), UnencryptedHTTP2: c.h2c,
+		ErrorLog: slog.New(slog.NewTextHandler(l, nil)), UnencryptedHTTP2: c.h2c, OnRefused: c.onRefused,
 	}
 }
 

@@ -3,10 +3,7 @@ package lb
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"net/http"
-	"os"
-	"strconv"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -26,12 +23,15 @@ func (c *serverConn) serveRequest() (again bool) {
 	w.ctx.Context, w.ctx.conn, w.ctx.began = c.ctx, c, now
 	w.req = new(http.Request).WithContext(&w.ctx)
 	err := c.reader.ReadRequest(w.req, &w.body.src, s.headBytes())
+	if !c.endHead() {
+		return false
+	}
 	if errors.Is(err, http1.ErrTooLarge) || err == nil && w.req.Method == http.MethodConnect {
-		c.handed = bytes.Clone(c.reader.Replay())
+		c.handed = &handedRequest{bytes: bytes.Clone(c.reader.Replay()), req: w.req, err: err, start: now}
 		return false
 	}
 	if err != nil {
-		c.refuse(err)
+		c.refuse(err, w.req, now)
 		return false
 	}
 	c.due = after(now, s.ReadTimeout)
@@ -39,7 +39,7 @@ func (c *serverConn) serveRequest() (again bool) {
 		c.nc.SetWriteDeadline(now.Add(s.WriteTimeout))
 	}
 	if !w.prepare() {
-		c.refuseStatus(http.StatusExpectationFailed)
+		c.refuseStatus(http.StatusExpectationFailed, errExpectation, w.req, now)
 		return false
 	}
 	if !w.run() {
@@ -180,30 +180,5 @@ func (w *reply) giveBack() {
 	if w.heldIn != nil {
 		replyBuffers.Put(w.heldIn)
 		w.heldIn, w.held = nil, nil
-	}
-}
-
-// refuse answers a head that will not do.
-func (c *serverConn) refuse(err error) {
-	switch {
-	case errors.Is(err, http1.ErrTooManyFields):
-		c.refuseStatus(http.StatusRequestHeaderFieldsTooLarge)
-	case errors.Is(err, http1.ErrVersion):
-		c.refuseStatus(http.StatusHTTPVersionNotSupported)
-	case errors.Is(err, http1.ErrCoding):
-		c.refuseStatus(http.StatusNotImplemented)
-	case errors.Is(err, http1.ErrMalformed):
-		c.refuseStatus(http.StatusBadRequest)
-	case errors.Is(err, os.ErrDeadlineExceeded) && c.reader.Buffered() > 0:
-		c.refuseStatus(http.StatusRequestTimeout)
-	}
-}
-
-// refuseStatus is the last response on a connection.
-func (c *serverConn) refuseStatus(status int) {
-	text := strconv.Itoa(status) + " " + http.StatusText(status)
-	c.nc.SetWriteDeadline(time.Now().Add(lingerFor))
-	if _, err := fmt.Fprintf(c.nc, "HTTP/1.1 %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", text, len(text), text); err == nil {
-		c.linger()
 	}
 }

@@ -78,7 +78,7 @@ func parseFlags(args []string, help io.Writer) (*config, error) {
 	f.StringVar(&key, "tls-key", "", "the `file` of its key")
 	f.StringVar(&ca, "backend-ca", "", "the `file` of the authorities that https backends are verified by; the system's if empty")
 	f.Var(&trusted, "trusted", "a `prefix` of proxies whose forwarding fields are believed; once for each")
-	f.StringVar(&c.accessLog, "access-log", "", "the `file` for a line for each request, - for stdout; none if empty")
+	f.StringVar(&c.accessLog, "access-log", "", "the `file` for a line for each request, - for stdout; none if empty. Those that a server refuses are in it with -front palisade only")
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		io.Copy(help, &usage)

@@ -29,7 +29,7 @@ var fronts = map[string]func(c *config, h http.Handler, logger *slog.Logger) fro
 	"palisade": func(c *config, h http.Handler, logger *slog.Logger) front {
 		return &lb.Server{
 			Handler: h, ReadHeaderTimeout: headTimeout, IdleTimeout: idleTimeout,
-			UnencryptedHTTP2: c.h2c, ErrorLog: logger,
+			UnencryptedHTTP2: c.h2c, ErrorLog: logger, OnRefused: c.proxy.OnDone,
 		}
 	},
 	"nethttp": func(c *config, h http.Handler, logger *slog.Logger) front {

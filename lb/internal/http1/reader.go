@@ -64,7 +64,7 @@ func (r *Reader) Took(n int) {
 func (r *Reader) Next() []byte { return r.buf[r.r:r.w] }
 
 // Replay returns what has been received from the beginning of the head that
-// ReadRequest has just taken, or found too large. It is valid until the next call.
+// ReadRequest has just taken, or has failed with. It is valid until the next call.
 func (r *Reader) Replay() []byte { return r.buf[r.head:r.w] }
 
 // Buffered is how many bytes have been received and not been read.
@@ -130,10 +130,10 @@ func (r *Reader) section(limit int) (text string, lines int, err error) {
 				break
 			}
 			end := at + i + 1
+			r.head = r.r
 			if end-begin < 2 || r.buf[r.r+end-2] != '\r' {
 				return "", 0, malformed("a line ends without CR")
 			}
-			r.head = r.r
 			if end > limit {
 				return "", 0, ErrTooLarge
 			}
@@ -156,6 +156,7 @@ func (r *Reader) section(limit int) (text string, lines int, err error) {
 			if err == io.EOF && at > 0 {
 				err = io.ErrUnexpectedEOF
 			}
+			r.head = r.r
 			return "", 0, err
 		}
 	}
