@@ -136,14 +136,15 @@ func (s *PrefixSet) Remove(prefixes ...netip.Prefix) {
 // Load replaces the set, as Replace does, by what r holds: one prefix or address a
 // line. Empty lines and what follows a # are ignored. The first wrong line, which
 // the error names by its number, refuses all of it and leaves the set as it was,
-// since half a list is worse than yesterday's. So does one of more than 512 MiB.
+// since half a list is worse than yesterday's. A list of more than 512 MiB is
+// refused, too.
 func (s *PrefixSet) Load(r io.Reader) error {
 	var prefixes []netip.Prefix
 	in := &io.LimitedReader{R: r, N: maxListBytes + 1}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLineBytes)
 	number := 0
-	for in.N > 0 && lines.Scan() {
+	for lines.Scan() {
 		number++
 		text, _, _ := strings.Cut(lines.Text(), "#")
 		if text = strings.TrimSpace(text); text == "" {
