@@ -61,7 +61,7 @@ func (d DNS) Resolve(ctx context.Context) (Resolution, error) {
 type SRV struct {
 	// Name is the name of the service, such as "_http._tcp.web.internal".
 	Name string
-	// Scheme is "http" or "https". Empty means "http".
+	// Scheme is that of the backends' URLs, as in BackendConfig. Empty means "http".
 	Scheme string
 	// Server is the name server, as "host:port". Empty means the system's.
 	Server string

@@ -168,6 +168,12 @@ func TestSRV(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(r.Backends, want) || r.TTL != 30*time.Second {
 		t.Errorf("%+v, %v, want %+v for 30s", r, err, want)
 	}
+	for _, scheme := range []string{"https", "h2c", "tcp", "udp"} {
+		r, err := SRV{Name: "_http._tcp.test.", Scheme: scheme, Server: server}.Resolve(t.Context())
+		if _, urlErr := parseBackends(r.Backends); err != nil || urlErr != nil || len(r.Backends) != 3 || r.Backends[0].URL != scheme+"://a.test:8080" {
+			t.Errorf("%s: %+v, %v, %v", scheme, r, err, urlErr)
+		}
+	}
 	for _, bad := range []string{"_none._tcp.test.", "_other._tcp.test."} {
 		if r, err := (SRV{Name: bad, Server: server}).Resolve(t.Context()); err == nil {
 			t.Errorf("%s: %+v", bad, r)
