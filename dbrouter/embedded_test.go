@@ -299,6 +299,49 @@ func TestReadersShareAQuestion(t *testing.T) {
 	}
 }
 
+// TestNoEarlierAnswer: the answer to a question that was on its way already may be
+// older than a write acknowledged before the read.
+func TestNoEarlierAnswer(t *testing.T) {
+	p := newPair(t)
+	c := p.config()
+	c.CheckInterval = time.Hour
+	r, _ := open(t, c)
+	upReplicas(t, r, 1)
+	one[int](t, r.DB(), query)
+	before := p.asked()
+	defer p.primary.Inject(mysqltest.Fault{Match: match(mariaDB.position()), Delay: 500 * time.Millisecond})()
+	done := make(chan error, 1)
+	go func() { done <- r.DB().QueryRowContext(t.Context(), query).Scan(new(int)) }()
+	until(t, "the question is on its way", func() bool { return p.asked() > before })
+	one[int](t, r.DB(), query)
+	if n := p.asked() - before; n != 2 {
+		t.Errorf("%d questions, want 2: the second read has taken the answer to the first one's", n)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestQuestionThatFails: the primary is looked at then, and asked again.
+func TestQuestionThatFails(t *testing.T) {
+	p := newPair(t)
+	c := p.config()
+	c.CheckInterval = time.Hour
+	r, _ := open(t, c)
+	upReplicas(t, r, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for _, times := range []int{1, positionTries - 1} {
+		remove := p.primary.Inject(mysqltest.Fault{Match: match(mariaDB.position()), Err: &mysqltest.Error{Message: "not now"}, Times: times})
+		oneIn[int](t, ctx, r.DB(), query)
+		remove()
+	}
+	defer p.primary.Inject(mysqltest.Fault{Match: match(mariaDB.position()), Err: &mysqltest.Error{Message: "not now"}, Times: -1})()
+	if err := r.DB().QueryRowContext(ctx, query).Scan(new(int)); serverError(err) != 1105 {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestMySQLWithoutGTIDs: nothing proves what a replica has applied, so that no
 // replica is read from.
 func TestMySQLWithoutGTIDs(t *testing.T) {

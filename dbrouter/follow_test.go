@@ -15,7 +15,10 @@ func frame(seq byte, body string) string {
 }
 
 func lenenc(s string) string {
-	if len(s) > 250 {
+	switch {
+	case len(s) > 0xffff:
+		return string([]byte{0xfd, byte(len(s)), byte(len(s) >> 8), byte(len(s) >> 16)}) + s
+	case len(s) > 250:
 		return string([]byte{0xfc, byte(len(s)), byte(len(s) >> 8)}) + s
 	}
 	return string([]byte{byte(len(s))}) + s
@@ -68,10 +71,18 @@ var followed = []struct {
 	{"an error among rows", mariaDB, comQuery, frame(1, "\x01") + frame(2, "\x03def…") + frame(3, "\xff\x26\x04#23000x"), "", false},
 	{"a file from the client", mariaDB, comQuery, frame(1, "\xfbname") + frame(3, okPacket(headOK, 2, variableChange("last_gtid", "0-1-7"))), "0-1-7", false},
 	{"a long row", mariaDB, comQuery, frame(1, "\x01") + frame(2, "\x03def…") + frame(3, "\xfe"+strings.Repeat("x", maxPacket-1)) + frame(4, okPacket(headOK, 2, variableChange("last_gtid", "0-6-6"))) + frame(5, okPacket(headEOF, 2, "")), "", false},
+	{"rows after a long row", mariaDB, comQuery, frame(1, "\x01") + frame(2, "\x03def…") + frame(3, "\x00"+strings.Repeat("x", maxPacket-1)) + frame(4, okPacket(headEOF, 2, variableChange("last_gtid", "0-6-6"))) + frame(5, okPacket(headEOF, 2, variableChange("last_gtid", "0-1-7"))), "0-1-7", false},
+	{"hundreds of rows written", mariaDB, comQuery, frame(1, "\x00\xfc\x2c\x01\x00\x02\x40\x00\x00\x00"+lenenc(variableChange("last_gtid", "0-1-7"))), "0-1-7", false},
+	{"a high number inserted", mariaDB, comQuery, frame(1, "\x00\x01\xfd\x01\x02\x03\x02\x40\x00\x00\x00"+lenenc(variableChange("last_gtid", "0-1-7"))), "0-1-7", false},
+	{"the highest number inserted", mariaDB, comQuery, frame(1, "\x00\x01\xfe\x01\x02\x03\x04\x05\x06\x07\x08\x02\x40\x00\x00\x00"+lenenc(variableChange("last_gtid", "0-1-7"))), "0-1-7", false},
 	{"a prepare", mariaDB, 0x16, frame(1, okPacket(headOK, 2, variableChange("last_gtid", "0-6-6"))), "", false},
 	{"no GTID", mariaDB, comQuery, frame(1, okPacket(headOK, 2, variableChange("last_gtid", "0-1-7'; DROP"))), "", true},
 	{"a cut OK", mariaDB, comQuery, frame(1, "\x00\x01"), "", true},
 	{"a cut report", mariaDB, comQuery, frame(1, okPacket(headOK, 2, "\x00\x7fx")), "", true},
+	{"a cut GTID", mySQL, comQuery, frame(1, okPacket(headOK, 2, "\x03"+lenenc("\x00\x7fx"))), "", true},
+	{"a cut variable", mariaDB, comQuery, frame(1, okPacket(headOK, 2, "\x00"+lenenc(lenenc("last_gtid")+"\x09"))), "", true},
+	{"a report longer than any", mariaDB, comQuery, frame(1, okPacket(headOK, 2, strings.Repeat(variableChange("x", strings.Repeat("y", 200)), 400)+variableChange("last_gtid", "0-1-7"))), "", true},
+	{"a report longer than any after rows", mariaDB, comQuery, frame(1, "\x01") + frame(2, "\x03def…") + frame(3, okPacket(headEOF, 2, strings.Repeat(variableChange("x", strings.Repeat("y", 200)), 400))), "", true},
 	{"a report for longer than it is", mariaDB, comQuery, frame(1, "\x00\x01\x00\x02\x40\x00\x00\x00\x7f\x00"), "", true},
 	{"an empty packet", mariaDB, comQuery, frame(1, ""), "", true},
 }
@@ -105,6 +116,33 @@ func TestFollow(t *testing.T) {
 		if got, sure := f.take(); got != c.want || sure == c.lost {
 			t.Errorf("%s byte by byte: %q, sure %v, want %q, %v", c.name, got, sure, c.want, !c.lost)
 		}
+	}
+}
+
+// TestFollowOldEnds: without CLIENT_DEPRECATE_EOF the end of rows tells nothing, so
+// that what a write with rows has written is not known.
+func TestFollowOldEnds(t *testing.T) {
+	f := &follower{dialect: mariaDB}
+	f.command(comQuery)
+	f.feed([]byte(frame(1, okPacket(headOK, 2, variableChange("last_gtid", "0-1-7")))))
+	if got, sure := f.take(); got != "0-1-7" || !sure {
+		t.Errorf("a write: %q, %v", got, sure)
+	}
+	f.command(comQuery)
+	f.feed([]byte(frame(1, "\x01") + frame(2, "\x03def…") + frame(3, "\xfe\x00\x00\x02\x00") + frame(4, "\xfe\x00\x00\x02\x00")))
+	if got, sure := f.take(); got != "" || sure {
+		t.Errorf("a write with rows: %q, %v", got, sure)
+	}
+}
+
+// TestFollowBeginsAnew: what a server sends beyond its answer does not spoil the
+// next one.
+func TestFollowBeginsAnew(t *testing.T) {
+	f := follow(mariaDB, comQuery, frame(1, okPacket(headOK, 2, ""))+"\x01\x02")
+	f.command(comQuery)
+	f.feed([]byte(frame(1, okPacket(headOK, 2, variableChange("last_gtid", "0-1-7")))))
+	if got, sure := f.take(); got != "0-1-7" || !sure {
+		t.Errorf("%q, %v", got, sure)
 	}
 }
 

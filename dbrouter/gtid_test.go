@@ -25,6 +25,9 @@ func TestCovers(t *testing.T) {
 		{"0-1-9", "0-1-9,", false},
 		{"0-1-x", "0-1-9", false},
 		{"0-1-9", "0-1-99999999999999999999", false},
+		{parts(mariaDB, maxDomains), parts(mariaDB, maxDomains), true},
+		{parts(mariaDB, maxDomains) + ",1-1-1", "1-1-1", false}, // looked through no further
+		{"0-1-9", strings.Repeat("0-1-9,", maxDomains) + "0-1-9", false},
 	} {
 		if got := covers(c.have, c.want); got != c.is {
 			t.Errorf("covers(%q, %q) is %v", c.have, c.want, got)

@@ -1,8 +1,25 @@
 package dbrouter
 
-import "testing"
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
 
 const other = "4e11fa47-71ca-11e1-9e33-c80aa9429562"
+
+// parts is a position of n parts.
+func parts(d dialect, n int) string {
+	var all []string
+	for i := range n {
+		if d == mariaDB {
+			all = append(all, fmt.Sprintf("%d-4294967295-18446744073709551615", 4000000000+i))
+		} else {
+			all = append(all, fmt.Sprintf("3e11fa47-71ca-11e1-9e33-c80aa9%06d:1-9223372036854775807", i))
+		}
+	}
+	return strings.Join(all, ",")
+}
 
 func TestJoin(t *testing.T) {
 	for _, c := range []struct {
@@ -17,6 +34,8 @@ func TestJoin(t *testing.T) {
 		{mySQL, "", uuid + ":5", uuid + ":1-5"},
 		{mySQL, uuid + ":1-5", uuid + ":3", uuid + ":1-5"},
 		{mySQL, other + ":9", uuid + ":1-3:5-7", uuid + ":1-7," + other + ":1-9"},
+		{mySQL, strings.ToUpper(uuid) + ":5", uuid + ":3", uuid + ":1-5"},
+		{mySQL, uuid + ":" + strings.Repeat("t", 32) + ":4", "", uuid + ":" + strings.Repeat("t", 32) + ":1-4"},
 		{mySQL, uuid + ":1:Tag:4", uuid + ":tag:9", uuid + ":1-1," + uuid + ":tag:1-9"},
 	} {
 		got, err := join(c.d, c.a, c.b)
@@ -24,12 +43,12 @@ func TestJoin(t *testing.T) {
 			t.Errorf("join(%q, %q) is %q, %v, want %q", c.a, c.b, got, err, c.want)
 		}
 	}
-	for _, bad := range []string{"x", "0-1", "0-1-x", uuid + ":1", "0-1-7;"} {
+	for _, bad := range []string{"x", "0-1", "0-1-x", uuid + ":1", "0-1-7;", "0-1-7,", "4294967296-1-7", "0-4294967296-7", "0-1-18446744073709551616", "0-1-7-1", "-1-7", parts(mariaDB, maxMarks+1)} {
 		if got, err := join(mariaDB, "0-1-7", bad); err == nil {
 			t.Errorf("MariaDB %q: %q", bad, got)
 		}
 	}
-	for _, bad := range []string{"0-1-7", uuid, uuid + ":0", uuid + ":5-4", uuid + ":1-2-3", uuid + ":", uuid[1:] + ":1", uuid + ":1:a b"} {
+	for _, bad := range []string{"0-1-7", uuid, uuid + ":0", uuid + ":5-4", uuid + ":1-2-3", uuid + ":", uuid[1:] + ":1", uuid + ":1:a b", uuid + ":tag", uuid + ":1:tag", uuid + ":a:b:1", uuid + ":$:1", uuid + ":ä:1", uuid + ":1-9223372036854775808", uuid + ":" + strings.Repeat("t", 33) + ":4", "3e11fa47-71ca-11e1-9e33-c80aa942956g:1", "3e11fa47-71ca-11e1-9e33xc80aa9429562:1", parts(mySQL, maxMarks+1)} {
 		if got, err := join(mySQL, "", bad); err == nil {
 			t.Errorf("MySQL %q: %q", bad, got)
 		}

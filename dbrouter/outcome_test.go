@@ -6,9 +6,11 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -32,6 +34,11 @@ func TestOutcomeOf(t *testing.T) {
 		{fmt.Errorf("x: %w", &mysql.MySQLError{Number: errReadOnlyServer}), RolledBack},
 		{&mysql.MySQLError{Number: errShutdown}, Unknown},
 		{&mysql.MySQLError{Number: errQueryKilled}, Unknown},
+		{&mysql.MySQLError{Number: errKilled}, Unknown},
+		{fmt.Errorf("x: %w", ErrDenied), NotSent},
+		{fmt.Errorf("x: %w", ErrBusy), NotSent},
+		{ErrNoNode, NotSent},
+		{lostSession{}, NotSent},
 	} {
 		if got := OutcomeOf(c.err); got != c.want {
 			t.Errorf("%v: %v, want %v", c.err, got, c.want)
@@ -84,6 +91,12 @@ func TestTx(t *testing.T) {
 		remove()
 	}
 	runs = 0
+	remove = fault("COMMIT", mysqltest.Fault{Err: &mysqltest.Error{Code: errDeadlock, State: "40001", Message: "again"}, Times: 2})
+	if err := r.Tx(t.Context(), nil, do); err != nil || runs != 3 {
+		t.Errorf("COMMIT rolled back: %v after %d runs", err, runs)
+	}
+	remove()
+	runs = 0
 	mine := errors.New("mine")
 	if err := r.Tx(t.Context(), nil, func(*sql.Tx) error { runs++; return mine }); !errors.Is(err, mine) || runs != 1 {
 		t.Errorf("%v after %d runs", err, runs)
@@ -105,6 +118,58 @@ func TestTx(t *testing.T) {
 	}()
 	// A transaction whose context has ended is rolled back behind its caller's back.
 	until(t, "all connections are given back", func() bool { return r.nodes()[0].pool.busy() == 0 })
+}
+
+// TestTxTries: ten, with pauses that grow up to half a second.
+func TestTxTries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &Router{done: make(chan struct{})}
+		wait := txFirstWait
+		for i, want := range []time.Duration{5, 10, 20, 40, 80, 160, 320, 500, 500, 500} {
+			want *= time.Millisecond
+			begun := time.Now()
+			if !r.pause(t.Context(), &wait) {
+				t.Fatal("no further try")
+			}
+			if took := time.Since(begun); took < want/2 || took > want {
+				t.Errorf("pause %d took %v, want %v to %v", i+1, took, want/2, want)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		begun := time.Now()
+		if r.pause(ctx, &wait) || time.Since(begun) != 10*time.Millisecond {
+			t.Errorf("a pause outlasts the context: %v", time.Since(begun))
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r, err := build(Config{Nodes: []Node{{Config: mysql.NewConfig()}}, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var begins atomic.Int32
+		n := r.nodes()[0]
+		n.pool.open = func(context.Context) (driver.Conn, *tracker, error) { return deadlocked{begins: &begins}, nil, nil }
+		r.start(n)
+		defer r.Close()
+		if err := r.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Tx(t.Context(), nil, func(*sql.Tx) error { return nil }); serverError(err) != errDeadlock || begins.Load() != txTries {
+			t.Errorf("%v after %d tries", err, begins.Load())
+		}
+	})
+}
+
+// deadlocked is a connection to a primary that begins no transaction.
+type deadlocked struct {
+	nothing
+	begins *atomic.Int32
+}
+
+func (d deadlocked) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) {
+	d.begins.Add(1)
+	return nil, &mysql.MySQLError{Number: errDeadlock}
 }
 
 // TestBuffer: an operator's switchover under load, without an error.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/palisade-go/palisade/dbrouter/mysqltest"
 )
@@ -93,6 +94,39 @@ func TestExactlyOnce(t *testing.T) {
 		}
 		l.mu.Unlock()
 		r.Close()
+	}
+}
+
+// TestOutcomeIsAskedOfThePrimary: a replica may not have the row yet.
+func TestOutcomeIsAskedOfThePrimary(t *testing.T) {
+	l := &ledger{tokens: make(map[string]string), open: make(map[uint32]*pending)}
+	primary, err := mysqltest.New(mysqltest.Config{Handler: l, Transactions: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer primary.Close()
+	replica, err := mysqltest.New(mysqltest.Config{Handler: new(number), Source: primary, ReadOnly: true, Lag: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer replica.Close()
+	r, rec := open(t, Config{Nodes: []Node{{Name: "db1", Config: primary.Config()}, {Name: "db2", Config: replica.Config()}},
+		Consistency: Eventual, CheckInterval: time.Hour, OutcomeTable: "app.outcomes"})
+	upReplicas(t, r, 1)
+	primary.Inject(mysqltest.Fault{Match: match("COMMIT"), CutAfter: true})
+	err = r.Tx(t.Context(), nil, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(t.Context(), "UPDATE t SET n = n + 1")
+		return err
+	})
+	if s := rec.last(t); err != nil || s.Role != Primary || !strings.HasPrefix(s.SQL, "SELECT committed") {
+		t.Errorf("%v, %+v", err, s)
+	}
+	// A transaction that writes nothing leaves no row, and a replica takes it.
+	err = r.Tx(t.Context(), &sql.TxOptions{ReadOnly: true}, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(t.Context(), query).Scan(new(int))
+	})
+	if s := rec.last(t); err != nil || s.Role != Replica {
+		t.Errorf("read-only: %v, %+v", err, s)
 	}
 }
 

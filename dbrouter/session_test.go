@@ -2,6 +2,7 @@ package dbrouter
 
 import (
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"encoding/base64"
 	"errors"
@@ -246,13 +247,99 @@ func TestToken(t *testing.T) {
 			t.Errorf("a stranger takes %q: %v", token, err)
 		}
 	}
-	_, s := r.NewSession(t.Context())
+	// The first key signs: who does not know it does not take the token.
+	_, s := second.NewSession(t.Context())
+	s.wrote(position{mariaDB, "0-1-7"}, true)
+	token := s.Token()
+	if _, got, err := second.WithToken(t.Context(), token); err != nil || got.unsure {
+		t.Errorf("its own token is refused: %v", err)
+	}
+	if _, _, err := r.WithToken(t.Context(), token); !errors.Is(err, ErrToken) {
+		t.Errorf("taken without knowing the key that signs: %v", err)
+	}
+	// A token has one spelling: bits that count for nothing are 0.
+	for c := range strings.SplitSeq("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", "") {
+		spelled := token[:len(token)-1] + c
+		if _, _, err := second.WithToken(t.Context(), spelled); (err == nil) != (spelled == token) {
+			t.Errorf("%q, spelled for %q: %v", spelled, token, err)
+		}
+	}
+	// What is signed, and yet no token of this version, or too long for one.
+	for _, content := range []string{"z0-1-7", "m", "y", "m0-1-7;", "y0-1-7", "m" + parts(mariaDB, 50)} {
+		signed := base64.RawURLEncoding.EncodeToString(append([]byte(content), sign(second.keys[0], []byte(content))...))
+		if _, got, err := second.WithToken(t.Context(), signed); !errors.Is(err, ErrToken) || !got.unsure || got.at.text != "" {
+			t.Errorf("%.20q: %+v, %v", content, got.at, err)
+		}
+	}
+	_, s = r.NewSession(t.Context())
+	s.wrote(position{mariaDB, parts(mariaDB, 50)}, true)
+	if token := s.Token(); len(token) > 160 {
+		t.Errorf("a token of %d bytes", len(token))
+	} else if _, got, err := r.WithToken(t.Context(), token); err != nil || !got.unsure {
+		t.Errorf("a position too long for a token: %+v, %v", got.at, err)
+	}
+	_, s = r.NewSession(t.Context())
 	s.wrote(position{}, false)
 	if _, got, err := r.WithToken(t.Context(), s.Token()); err != nil || !got.unsure {
 		t.Errorf("not unsure any more: %v", err)
 	}
 	if _, err := New(Config{Nodes: c.Nodes, TokenKeys: [][]byte{[]byte("short")}}); err == nil || !strings.Contains(err.Error(), "TokenKeys[0] has 5 bytes") {
 		t.Errorf("%v", err)
+	}
+	if _, err := New(Config{Nodes: c.Nodes, TokenKeys: [][]byte{make([]byte, minKey), make([]byte, minKey-1)}}); err == nil || !strings.Contains(err.Error(), "TokenKeys[1] has 15 bytes") {
+		t.Errorf("%v", err)
+	}
+	if _, err := New(Config{Nodes: c.Nodes, TokenKeys: make([][]byte, maxKeys+1)}); err == nil || !strings.Contains(err.Error(), "TokenKeys has 17 keys") {
+		t.Errorf("%v", err)
+	}
+	mine := []byte("0123456789abcdef")
+	c.TokenKeys = [][]byte{mine}
+	third, _ := newRouter(t, c)
+	clear(mine)
+	_, s = third.NewSession(t.Context())
+	if _, _, err := r.WithToken(t.Context(), s.Token()); err != nil {
+		t.Errorf("a key that its owner has cleared since: %v", err)
+	}
+}
+
+// TestSettle: the primary's answer is one about the writes before the question.
+func TestSettle(t *testing.T) {
+	s := new(Session)
+	s.wrote(position{}, false)
+	s.strict = true
+	_, sure, changes := s.read()
+	if sure {
+		t.Error("sure of a write that is not known")
+	}
+	s.wrote(position{mariaDB, "0-1-9"}, true)
+	s.settle(position{mariaDB, "0-1-8"}, changes)
+	if at, sure, _ := s.read(); at.text != "0-1-9" || sure {
+		t.Errorf("an answer took the place of a later write: %+v, %v", at, sure)
+	}
+	_, _, changes = s.read()
+	s.settle(position{mariaDB, "0-1-10"}, changes)
+	if at, sure, _ := s.read(); at.text != "0-1-10" || !sure {
+		t.Errorf("not settled: %+v, %v", at, sure)
+	}
+	s.wrote(position{mySQL, uuid + ":1-5"}, true)
+	if at, sure := s.known(); at.dialect != mariaDB || sure {
+		t.Errorf("positions of two kinds of servers joined: %+v, %v", at, sure)
+	}
+}
+
+// TestSessionOfAnother: a Session is of one Router, and no concern of others.
+func TestSessionOfAnother(t *testing.T) {
+	p := newPair(t)
+	a, _ := open(t, p.perSession())
+	b, _ := open(t, p.perSession())
+	upReplicas(t, b, 1)
+	ctx, s := a.NewSession(t.Context())
+	mustExecIn(t, ctx, b.DB(), update)
+	if at, sure := s.known(); at.text != "" || !sure {
+		t.Errorf("another router's write: %+v, %v", at, sure)
+	}
+	if b.session(asks(ctx)) != b.shared {
+		t.Error("another router's session is taken for one's own")
 	}
 }
 
@@ -375,6 +462,39 @@ func TestMiddlewareTellsPattern(t *testing.T) {
 	r.Middleware(mux).ServeHTTP(httptest.NewRecorder(), req)
 	if req.Pattern != "GET /notes/{id}" {
 		t.Errorf("the pattern is %q", req.Pattern)
+	}
+}
+
+// TestCookieComesFirst: in whatever way the response begins, the cookie is in its
+// head.
+func TestCookieComesFirst(t *testing.T) {
+	p := newPair(t)
+	r, _ := newRouter(t, p.perSession())
+	for about, begin := range map[string]func(http.ResponseWriter){
+		"Write":              func(w http.ResponseWriter) { w.Write([]byte("x")) },
+		"ReadFrom":           func(w http.ResponseWriter) { w.(io.ReaderFrom).ReadFrom(strings.NewReader("x")) },
+		"Flush":              func(w http.ResponseWriter) { w.(http.Flusher).Flush() },
+		"WriteHeader":        func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) },
+		"switching":          func(w http.ResponseWriter) { w.WriteHeader(http.StatusSwitchingProtocols) },
+		"nothing is written": func(http.ResponseWriter) {},
+	} {
+		for _, secure := range []bool{false, true} {
+			rec := httptest.NewRecorder()
+			req := httptest.NewRequestWithContext(t.Context(), "POST", "/", nil)
+			if req.TLS = nil; secure {
+				req.TLS = new(tls.ConnectionState)
+			}
+			r.Middleware(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				r.session(asks(req.Context())).wrote(position{mariaDB, "0-1-7"}, true)
+				begin(w)
+				if about != "nothing is written" && rec.Result().Header.Get("Set-Cookie") == "" {
+					t.Errorf("%s: the response has begun without the cookie", about)
+				}
+			})).ServeHTTP(rec, req)
+			if all := rec.Result().Cookies(); len(all) != 1 || all[0].Secure != secure || !all[0].HttpOnly || all[0].Name != CookieName {
+				t.Errorf("%s, TLS %v: cookies %v", about, secure, all)
+			}
+		}
 	}
 }
 
