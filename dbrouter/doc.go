@@ -122,8 +122,13 @@
 // writes asks before its next read, as under Global.
 //
 // A read goes to a replica that is known to have its writes, or else waits for
-// one, for WaitLimit at most; reads that wait for a replica at the
-// same time share questions to it. Then the primary does the read, once it is known to have the
+// one, for WaitLimit at most. The first to wait sends the wait along with its
+// statement, in front of it, so that it takes no round trip of its own; the router
+// takes the answer to it out of what the server sends. Those who come meanwhile
+// share questions. If the replica does not catch up, nothing of what it says to
+// the statement is used: the connection is closed, and what was sent on it is
+// ended with KILL CONNECTION. Until it has caught up, waits go to it without a
+// statement. The primary does the read then, once it is known to have the
 // writes too: it may be a former primary, or a new one that never got them. In
 // the latter case an acknowledged write was lost, and the read fails with
 // [ErrWriteLost], once for each session.

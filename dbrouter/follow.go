@@ -14,9 +14,14 @@ const (
 	cap41           = 1 << 9
 	capSessionTrack = 1 << 23
 	capDeprecateEOF = 1 << 24
+	capZstd         = 1 << 26
+	capAttributes   = 1 << 27 // of queries: they come before the text
 
-	comQuery   = 0x03
-	comExecute = 0x17
+	comQuit      = 0x01
+	comQuery     = 0x03
+	comExecute   = 0x17
+	comLongData  = 0x18
+	comCloseStmt = 0x19
 
 	headOK    = 0x00
 	headInto  = 0xfb // the client is to send a file

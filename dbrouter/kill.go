@@ -19,6 +19,9 @@ const (
 type victim struct {
 	thread uint32
 	since  time.Time // when it was connected
+	// all: its connection ends, too, with what has been sent on it behind the
+	// statement.
+	all bool
 }
 
 // kills ends statements whose caller's context has ended. The driver only closes
@@ -34,12 +37,20 @@ func newKills(n *node) *kills { return &kills{node: n, queue: make(chan victim, 
 // abandon has the server end what the connection does, if the driver has closed
 // it because the context ended.
 func (p *physical) abandon(ctx context.Context) {
-	if p.track == nil || ctx.Err() == nil || p.track.thread == 0 || p.valid() || p.abandoned {
+	if p.track != nil && ctx.Err() != nil && !p.valid() {
+		p.kill(p.track.ahead.open())
+	}
+}
+
+// kill has the server end what the connection does, or the connection with all
+// that was sent on it.
+func (p *physical) kill(all bool) {
+	if p.track.thread == 0 || p.abandoned {
 		return
 	}
 	p.abandoned = true
 	select {
-	case p.pool.node.kills.queue <- victim{p.track.thread, p.since}:
+	case p.pool.node.kills.queue <- victim{p.track.thread, p.since, all}:
 	default:
 	}
 }
@@ -85,6 +96,10 @@ func (k *kills) kill(ctx context.Context, l *link, v victim) {
 		if l.track == nil || l.track.thread <= v.thread {
 			return nil
 		}
-		return exec(ctx, conn, "KILL QUERY "+strconv.FormatUint(uint64(v.thread), 10))
+		what := "QUERY "
+		if v.all {
+			what = "CONNECTION "
+		}
+		return exec(ctx, conn, "KILL "+what+strconv.FormatUint(uint64(v.thread), 10))
 	})
 }

@@ -187,7 +187,21 @@ func (c *conn) read(k *call) error {
 			c.r.monitor.failed(n)
 			continue
 		}
+		before := k.report
 		err = k.runTimed(p, "read", len(s.replicas) > 1)
+		if reason := p.waited(k.ctx, err); reason != "" {
+			k.report = before // what was done on p does not count
+			c.drop(p)
+			switch {
+			case k.ctx.Err() != nil:
+				return k.ctx.Err()
+			case reason == tooFarBehind:
+				return c.readOnPrimary(k, reason, want)
+			}
+			k.tries++
+			c.r.monitor.failed(n)
+			continue
+		}
 		switch {
 		case err == nil:
 			if n.failures.Load() != 0 {

@@ -100,6 +100,9 @@ func (k *call) runTimed(p *physical, reason string, timed bool) error {
 	begun := time.Now()
 	err := k.run(p, reason)
 	if err == nil {
+		if p.track != nil && p.track.ahead.state == aheadPassed {
+			begun = p.track.ahead.at
+		}
 		p.pool.node.latency.observe(time.Since(begun))
 	}
 	return err

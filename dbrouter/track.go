@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 )
@@ -35,6 +36,10 @@ type tracker struct {
 	// thread is the server's number for the connection, 0 if it is not known.
 	thread uint32
 	out    int // bytes of the packet being written still to come
+	// framed: it is known where commands and their answers begin.
+	framed   bool
+	ahead    ahead
+	deadline time.Time // of reading, as the driver has set it
 	// err is why the handshake failed, where the driver would only know that it
 	// did.
 	err error
@@ -50,7 +55,26 @@ func (t *tracker) NetConn() net.Conn { return t.raw }
 // Close cuts the connection. It may be called while another goroutine reads.
 func (t *tracker) Close() error { return t.raw.Close() }
 
+// SetReadDeadline is part of net.Conn.
+func (t *tracker) SetReadDeadline(at time.Time) error {
+	t.deadline = at
+	return t.Conn.SetReadDeadline(at)
+}
+
+// SetDeadline is part of net.Conn.
+func (t *tracker) SetDeadline(at time.Time) error {
+	t.deadline = at
+	return t.Conn.SetDeadline(at)
+}
+
 func (t *tracker) Read(b []byte) (int, error) {
+	if t.ahead.state == aheadSent && len(b) > 0 {
+		n, err := t.readAhead(b)
+		if n > 0 || err != nil {
+			t.follow.feed(b[:n])
+			return n, err
+		}
+	}
 	n, err := t.Conn.Read(b)
 	t.follow.feed(b[:n])
 	return n, err
@@ -60,7 +84,7 @@ func (t *tracker) Write(b []byte) (int, error) {
 	switch {
 	case !t.begun:
 		return t.start(b)
-	case t.follow.lost && t.follow.renumber == 0:
+	case t.follow.lost && t.follow.renumber == 0 && t.ahead.state != aheadReady:
 		return t.Conn.Write(b)
 	}
 	return t.pass(b)
@@ -68,6 +92,7 @@ func (t *tracker) Write(b []byte) (int, error) {
 
 // pass writes packets and looks at their headers.
 func (t *tracker) pass(b []byte) (int, error) {
+	before := -1 // where a wait belongs
 	for rest := b; len(rest) > 0; {
 		if t.out > 0 {
 			k := min(t.out, len(rest))
@@ -77,8 +102,11 @@ func (t *tracker) pass(b []byte) (int, error) {
 		}
 		if len(rest) < 4 {
 			// Never done by the driver.
-			t.follow.lost = true
+			t.follow.lost, t.framed = true, false
 			break
+		}
+		if before < 0 && t.ahead.precedes(rest) {
+			before = len(b) - len(rest)
 		}
 		size := int(rest[0]) | int(rest[1])<<8 | int(rest[2])<<16
 		switch {
@@ -96,6 +124,9 @@ func (t *tracker) pass(b []byte) (int, error) {
 		}
 		t.out = size
 		rest = rest[4:]
+	}
+	if before >= 0 {
+		return t.sendAhead(b, before)
 	}
 	return t.Conn.Write(b)
 }
@@ -128,6 +159,7 @@ func (t *tracker) start(b []byte) (int, error) {
 		caps |= capSessionTrack
 	}
 	t.follow.eof = caps&capDeprecateEOF != 0
+	t.framed = t.follow.eof && caps&(capCompress|capZstd|capAttributes) == 0
 	t.follow.dialect = mySQL
 	if strings.Contains(g.version, "MariaDB") {
 		t.follow.dialect = mariaDB

@@ -21,12 +21,12 @@ import (
 )
 
 // secureCluster is a cluster that speaks TLS, too.
-func secureCluster(t *testing.T, replicas int) (*mariadb.Cluster, *testcert.CA) {
+func secureCluster(t *testing.T, replicas int, more ...string) (*mariadb.Cluster, *testcert.CA) {
 	t.Helper()
 	ca := testcert.NewCA(t)
 	chain, key := testcert.EncodePEM(t, ca.Issue(testcert.Leaf{Names: []string{"127.0.0.1"}}))
 	dir := t.TempDir()
-	flags := []string{"--max-allowed-packet=64M"} // for rows of several packets
+	flags := append(more, "--max-allowed-packet=64M") // for rows of several packets
 	for name, pem := range map[string][]byte{"ssl-cert": chain, "ssl-key": key} {
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, pem, 0o600); err != nil {

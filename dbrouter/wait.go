@@ -15,8 +15,10 @@ type waits struct {
 	node *node
 	wake chan struct{}
 	now  atomic.Pointer[proof]
-	// alone: a read waits by itself, on its own connection.
+	// alone: a read waits by itself, on its own connection. It has the lead.
 	alone atomic.Bool
+	// apart says whether a wait may go ahead of its read.
+	apart atomic.Int32
 
 	mu   sync.Mutex // guards next
 	next *waiting   // not sent yet
@@ -77,12 +79,16 @@ func (p *proof) covers(want position) bool {
 }
 
 // wait waits until the server of p has applied the position, up to the limit,
-// and says whether it has.
+// and says whether it has. The wait may also go ahead of the next statement on p,
+// of which [physical.waited] tells whether it counts.
 func (w *waits) wait(ctx context.Context, p *physical, want position, limit time.Duration, done <-chan struct{}) (bool, error) {
 	if w.known(p, want) {
 		return true, nil
 	}
 	if w.alone.CompareAndSwap(false, true) {
+		if w.goAhead(p, want, limit) {
+			return true, nil
+		}
 		defer w.alone.Store(false)
 		return w.ask(ctx, p, want, limit)
 	}
@@ -134,6 +140,7 @@ func (w *waits) ask(ctx context.Context, p *physical, want position, limit time.
 	}
 	p.applied = want.text
 	w.learn(proof{want, asked})
+	w.apart.CompareAndSwap(apartOnce, together)
 	return true, nil
 }
 
@@ -210,6 +217,7 @@ func (w *waits) question(ctx context.Context, l *link, r *waiting, limit time.Du
 		}
 		if r.applied = answer[0] == "0"; r.applied {
 			w.learn(proof{r.want, asked})
+			w.apart.CompareAndSwap(apartOnce, together)
 		}
 		return nil
 	})
