@@ -1,11 +1,13 @@
 // Sqlsplit runs the statements of a file, or of standard input, through a
 // dbrouter.Router, and prints for each where it went and why.
 //
-//	go run ./examples/sqlsplit -node DSN -node DSN … [-consistency session] [-explain] [FILE]
+//	go run ./examples/sqlsplit -node DSN -node DSN … [-consistency session] [-buffer 10s] [-explain] [FILE]
 //
 // A DSN is that of go-sql-driver, such as app:secret@tcp(10.0.0.1:3306)/shop.
 // All statements are done by one session, so that SET, BEGIN and temporary
-// tables mean what they do in any client. With -explain nothing is run.
+// tables mean what they do in any client. A statement for the primary is held back
+// for a moment while there is none, as in a failover; see -buffer. With -explain
+// nothing is run.
 package main
 
 import (
@@ -74,6 +76,7 @@ func parse(args []string, help io.Writer) (options, error) {
 		return nil
 	})
 	consistency := f.String("consistency", "session", "what reads see: session, global, eventual or primary")
+	f.DurationVar(&o.conf.BufferWait, "buffer", 10*time.Second, "how `long` a statement for the primary is held back while there is none, as in a failover; 0: it fails at once")
 	f.BoolVar(&o.explain, "explain", false, "say where each statement would go, without running it")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -103,6 +106,9 @@ func parse(args []string, help io.Writer) (options, error) {
 		o.conf.Consistency = dbrouter.PrimaryOnly
 	default:
 		return o, fmt.Errorf("-consistency is %q, want session, global, eventual or primary", *consistency)
+	}
+	if o.conf.BufferWait < 0 || o.conf.BufferWait > time.Minute {
+		return o, fmt.Errorf("-buffer is %v, want 0 to 1m", o.conf.BufferWait)
 	}
 	if len(o.conf.Nodes) == 0 {
 		return o, errors.New("there is no -node, want one for each server")

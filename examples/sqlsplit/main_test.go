@@ -144,6 +144,8 @@ func TestMistakes(t *testing.T) {
 		{[]string{"-node", "x"}, "-node number 1", true},
 		{[]string{"-node", "tcp(127.0.0.1:1)/", "-node", ""}, "-node number 2: it is empty", true},
 		{[]string{"-node", "tcp(127.0.0.1:1)/", "-consistency", "some"}, `"some"`, true},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "-buffer", "2m"}, "-buffer is 2m0s", true},
+		{[]string{"-node", "tcp(127.0.0.1:1)/", "-buffer", "-1s"}, "-buffer is -1s", true},
 		{[]string{"-node", "tcp(127.0.0.1:1)/", "a", "b"}, "2 files", true},
 		{[]string{"-node", "tcp(127.0.0.1:1)/", "/nowhere/a.sql"}, "/nowhere/a.sql", false},
 	} {
@@ -159,6 +161,41 @@ func TestMistakes(t *testing.T) {
 	var help strings.Builder
 	if err := run(t.Context(), []string{"-h"}, nil, &help, io.Discard); !errors.Is(err, flag.ErrHelp) || !strings.Contains(help.String(), "-node") {
 		t.Errorf("%v, %q", err, help.String())
+	}
+}
+
+// closing makes its server read-only after the first write, for a while.
+type closing struct {
+	store
+	server *mysqltest.Server
+}
+
+func (c *closing) Handle(ctx context.Context, q mysqltest.Query) (mysqltest.Result, error) {
+	result, err := c.store.Handle(ctx, q)
+	if result.AffectedRows > 0 && c.n.Load() == 1 {
+		c.server.SetReadOnly(true)
+		time.AfterFunc(200*time.Millisecond, func() { c.server.SetReadOnly(false) })
+	}
+	return result, err
+}
+
+// TestBuffer: a write is held back while there is no primary.
+func TestBuffer(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{{nil, ""}, {[]string{"-buffer", "0"}, "1 of 2 statements failed"}} {
+		h := new(closing)
+		s, err := mysqltest.New(mysqltest.Config{Handler: h, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		h.server = s
+		err = run(t.Context(), append(c.args, "-node", s.DSN()), strings.NewReader("UPDATE t SET n = 1; UPDATE t SET n = 2"), io.Discard, io.Discard)
+		if c.want == "" && (err != nil || h.n.Load() != 2) || c.want != "" && (err == nil || err.Error() != c.want) {
+			t.Errorf("%q: %v, %d writes", c.args, err, h.n.Load())
+		}
 	}
 }
 
