@@ -75,15 +75,17 @@
 // counted in that second yet. TestCosts in the package's tests prints what this
 // amounts to.
 //
-// A scrape reads and writes anew only the routes that had a request since the
-// last one; the text of the others it has kept. It makes no garbage to speak of,
-// and sleeps for a moment every 300 µs or so, for requests to run. BenchmarkScrape prints what 1,000 routes
-// take, settled and all changed, and BenchmarkScrapeShift how requests feel it.
+// A scrape looks again at the routes that had a request since the last one, there
+// at the powers of two that a duration was in, and changes the digits of their
+// numbers where they stand in the text that it has kept. It makes no garbage to
+// speak of, and sleeps for a moment every 100 µs of reading, and after so many
+// bytes, for requests to run. BenchmarkScrape prints what 1,000 routes take, settled
+// and all changed, and BenchmarkScrapeShift how requests feel it.
 //
 // Memory is bounded: routes beyond Config.MaxRoutes are counted as "other", and
 // so are methods beyond the standard nine. A route of one method takes half a
-// KiB per processor that serves it, half a KiB more for each power of two that
-// its durations span there, as much again for those that did not end in 2xx, and
+// KiB per processor that serves it, a little more than that for each power of two
+// that its durations span there, as much again for those that did not end in 2xx, and
 // half a KiB for each minute of the last eight in which it was used, twice that if
 // it failed. Scraping keeps the text of each, about 4 KiB, and 16 MiB at most.
 //

@@ -59,6 +59,9 @@ type figures struct {
 	late     uint64
 	upTo     [len(bounds) + 1]uint64 // how many took no longer than a bound; of the last, all
 	sum      uint64                  // nanoseconds
+	// Of those of a Meter also what is no number by itself: which part of the 2xx
+	// has been counted by durations, and of the sum, apart from them.
+	ok, rest uint64
 }
 
 func figuresOf(server string, r *RouteSnapshot) figures {
@@ -136,26 +139,4 @@ func appendEach(b []byte, name, suffix, labels string, last []string, n []uint64
 		b = append(strconv.AppendUint(append(b, label...), n[i], 10), '\n')
 	}
 	return b
-}
-
-// lines are the samples of one route, family by family.
-type lines struct {
-	text []byte
-	ends [routeFamilyCount]int
-}
-
-func (l *lines) family(i int) []byte {
-	begin := 0
-	if i > 0 {
-		begin = l.ends[i-1]
-	}
-	return l.text[begin:l.ends[i]]
-}
-
-func (l *lines) render(f *figures, t *tails) {
-	l.text = l.text[:0]
-	for i := range routeFamilies {
-		l.text = f.append(l.text, i, t)
-		l.ends[i] = len(l.text)
-	}
 }

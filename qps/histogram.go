@@ -67,7 +67,10 @@ func middle(bucket int) time.Duration {
 // page is the buckets of one octave. A cell counts in its low bits, and above
 // them adds up how far the durations are above the bucket's lower edge, so that
 // one atomic write does for both the count and the sum.
-type page [pageSize]atomic.Uint64
+type page struct {
+	cells [pageSize]atomic.Uint64
+	found tally // by the last scrape, whose mutex guards it
+}
 
 const (
 	cellCountBits = 20
@@ -84,24 +87,32 @@ const (
 // the first duration of their octave arrives; most routes touch a few.
 type recorder struct {
 	pages   [pageCount]atomic.Pointer[page]
-	rest    atomic.Uint64 // of the sum: nanoseconds above the lower edges that are in no cell
+	rest    atomic.Uint64 // of the sum: nanoseconds above the lower edges that are in no page
 	mu      sync.Mutex    // guards spilled, and that cells are emptied into it
 	spilled *spill        // nil: none was full yet
 }
 
-// spill is the counts that have been in cells.
-type spill [pageCount]*[pageSize]uint64
+// spill is what has been in cells.
+type spill [pageCount]*spilledPage
 
-func (r *recorder) record(nanos uint64) {
+type spilledPage struct {
+	counts [pageSize]uint64
+	nanos  uint64 // above the lower edges, together
+}
+
+// record returns the octave in which it has counted a duration.
+func (r *recorder) record(nanos uint64) (octave int) {
 	bucket, lower := locate(nanos)
-	if p := r.pages[bucket>>subBits].Load(); p != nil && bucket < longBucket {
-		cell := &p[bucket&(pageSize-1)]
+	octave = bucket >> subBits
+	if p := r.pages[octave].Load(); p != nil && bucket < longBucket {
+		cell := &p.cells[bucket&(pageSize-1)]
 		old := cell.Load()
 		if old&cellFull == 0 && cell.CompareAndSwap(old, old+(nanos-lower)<<cellCountBits+1) {
-			return
+			return octave
 		}
 	}
 	r.insist(bucket, nanos-lower)
+	return octave
 }
 
 // insist records what record could not: because something is in its way, or
@@ -117,8 +128,7 @@ func (r *recorder) insist(bucket int, above uint64) {
 		if old&cellFull != 0 {
 			r.mu.Lock()
 			n := cell.Swap(0)
-			r.spill(bucket, n&cellCount)
-			r.rest.Add(n >> cellCountBits)
+			r.spill(bucket, n&cellCount, n>>cellCountBits)
 			r.mu.Unlock()
 		} else if cell.CompareAndSwap(old, old+more) {
 			break
@@ -136,19 +146,20 @@ func (r *recorder) cell(bucket int) *atomic.Uint64 {
 		slot.CompareAndSwap(nil, new(page))
 		p = slot.Load()
 	}
-	return &p[bucket&(pageSize-1)]
+	return &p.cells[bucket&(pageSize-1)]
 }
 
 // spill counts n durations apart from the cells, under the mutex.
-func (r *recorder) spill(bucket int, n uint64) {
+func (r *recorder) spill(bucket int, n, nanos uint64) {
 	if r.spilled == nil {
 		r.spilled = new(spill)
 	}
 	p := &r.spilled[bucket>>subBits]
 	if *p == nil {
-		*p = new([pageSize]uint64)
+		*p = new(spilledPage)
 	}
-	(*p)[bucket&(pageSize-1)] += n
+	(*p).counts[bucket&(pageSize-1)] += n
+	(*p).nanos += nanos
 }
 
 // add records the durations of a histogram.
@@ -158,7 +169,7 @@ func (r *recorder) add(h Histogram) {
 	above := h.sum
 	for _, b := range h.buckets {
 		r.cell(b.index) // whose page says that there is something
-		r.spill(b.index, b.count)
+		r.spill(b.index, b.count, 0)
 		above -= b.count * lowerEdge(b.index)
 	}
 	r.rest.Add(above)
@@ -180,11 +191,14 @@ func gather(parts []*recorder, first int) (h Histogram, ofFirst uint64) {
 		pages = pages[:0]
 		for j, r := range parts {
 			if p := r.pages[i].Load(); p != nil {
-				var s *[pageSize]uint64
+				var s *spilledPage
 				if r.spilled != nil {
 					s = r.spilled[i]
 				}
-				pages = append(pages, part{cells: p, spilled: s, first: j < first})
+				if s != nil {
+					h.sum += s.nanos
+				}
+				pages = append(pages, part{cells: &p.cells, spilled: s, first: j < first})
 			}
 		}
 		for slot := 0; slot < pageSize && len(pages) > 0; slot++ {
@@ -193,7 +207,7 @@ func gather(parts []*recorder, first int) (h Histogram, ofFirst uint64) {
 				v := p.cells[slot].Load()
 				n := v & cellCount
 				if p.spilled != nil {
-					n += p.spilled[slot]
+					n += p.spilled.counts[slot]
 				}
 				if p.first {
 					ofFirst += n
@@ -214,7 +228,7 @@ func gather(parts []*recorder, first int) (h Histogram, ofFirst uint64) {
 
 // part is one page of a recorder that is being read.
 type part struct {
-	cells   *page
-	spilled *[pageSize]uint64 // nil: nothing
+	cells   *[pageSize]atomic.Uint64
+	spilled *spilledPage // nil: nothing
 	first   bool
 }

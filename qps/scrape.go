@@ -9,11 +9,10 @@ import (
 const (
 	// mostText is how much text of routes is kept from one scrape to the next.
 	mostText = 16 << 20
-	// A scrape makes way when it has looked at so many routes, of which one that
-	// has to be read anew counts for eight more, and when it has written so many
-	// bytes: after 300 µs or so. A pause costs some 30 µs itself.
-	lookAtOnce  = 3072
-	readCost    = 8
+	// A scrape makes way when it has looked at routes for so long, which it sees after
+	// so many, and when it has written so many bytes. Making way costs some 30 µs.
+	stint       = 100 * time.Microsecond
+	lookAtOnce  = 16
 	writeAtOnce = 12 * flushBytes
 	// pause is how long it makes way for. It is a sleep, because a processor that
 	// is idle looks for what has come over the network, and one that goes on after
@@ -21,23 +20,25 @@ const (
 	pause = 50 * time.Microsecond
 )
 
-// scraper keeps what a scrape has written of each route for the next one, so that
-// a route without requests since costs a copy.
+// scraper keeps what a scrape has found and written of each route for the next one:
+// a route without requests since costs a copy, and the others little more.
 type scraper struct {
 	tails   tails
 	spare   sync.Pool // *exposition
 	mu      sync.Mutex
-	writing int // scrapes that are using lines; these must stay as they are
-	kept    int // bytes in the lines of all series
+	writing int    // scrapes that are using lines; these must stay as they are
+	kept    int    // bytes in the lines of all series
+	ended   uint32 // the second in which the last scrape had looked at all routes
 }
 
-// marks tell whether the lines of a series have changed: whatever else they have
-// changes with them.
-type marks struct {
-	ended, late uint64
-	inFlight    int64
-	out         uint64
-	peak        uint64
+// kept is what the scraper keeps of a route.
+type kept struct {
+	figures figures
+	lines   *lines // nil: not kept
+	// looked is the second before which its requests are part of the peak; if
+	// unsettled, some have come later.
+	looked    uint32
+	unsettled bool
 }
 
 // shown is the lines of a route during a scrape.
@@ -67,98 +68,103 @@ func (m *Meter) scrape(w io.Writer, open bool) error {
 
 // show brings the lines of all routes up to date.
 func (m *Meter) show(e *exposition) {
-	m.scraper.mu.Lock()
-	defer m.scraper.mu.Unlock()
-	var f figures
-	looked := 0
+	c := &m.scraper
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	begin, seen := m.now(), 0
 	for _, r := range m.routes.all() {
 		for _, method := range sortedMethods {
 			s := r.methods[method].Load()
 			if s == nil {
 				continue
 			}
-			k := s.marks(m.now)
-			looked++
-			if s.lines == nil || s.marked != k {
-				looked += readCost
-				s.read(&f, k)
-				m.scraper.render(s, &f, m.server)
-				s.marked = k
+			l := c.look(s, m.server, uint32(begin/int64(time.Second)))
+			if len(l.text) > 0 {
+				e.shown = append(e.shown, shown{l, s.exemplars.buckets.Load()})
 			}
-			if len(s.lines.text) > 0 {
-				e.shown = append(e.shown, shown{s.lines, s.exemplars.buckets.Load()})
+			if c.kept > mostText {
+				c.kept -= cap(l.text)
+				s.kept.lines = nil
 			}
-			if m.scraper.kept > mostText {
-				m.scraper.drop(s)
-			}
-			if looked >= lookAtOnce {
-				looked = 0
+			if seen++; seen%lookAtOnce == 0 && m.now()-begin > int64(stint) {
 				time.Sleep(pause)
+				begin = m.now()
 			}
 		}
 	}
-	m.scraper.writing++
+	c.ended = uint32(m.now() / int64(time.Second))
+	c.writing++
 }
 
-// render makes the lines of a series anew. A route "other" that no request has
-// used has none.
-func (c *scraper) render(s *series, f *figures, server string) {
-	if s.labels == "" {
-		s.labels = labels("server", server, "route", s.route, "method", methodNames[s.method])
+// look brings what is kept of a route up to date, and returns its lines. The second
+// is one since the beginning of the scrape.
+func (c *scraper) look(s *series, server string, second uint32) *lines {
+	k := s.kept
+	if k == nil {
+		k = &kept{figures: figures{labels: labels("server", server, "route", s.route, "method", methodNames[s.method])}}
+		s.kept = k
 	}
-	f.labels = s.labels
-	size := 0
+	old := k.figures
 	switch {
-	case s.lines == nil:
-		s.lines = new(lines)
-	case c.writing > 0:
-		size = cap(s.lines.text)
-		s.lines = &lines{text: make([]byte, 0, size)}
+	case s.changed(&old):
+		k.unsettled = true
+		k.figures.update(s)
+	case k.unsettled && second > k.looked:
+		// Its last requests came until the last scrape had ended, at the latest.
+		k.unsettled = second <= c.ended
+	case k.lines != nil:
+		return k.lines
+	}
+	k.looked = second
+	k.figures.settle(s, second)
+	if k.lines == nil || k.figures != old {
+		c.write(s, &old)
+	}
+	return k.lines
+}
+
+// write brings the lines of a route up to date. A route "other" that no request has
+// used has none.
+func (c *scraper) write(s *series, old *figures) {
+	k := s.kept
+	size := 0
+	if k.lines != nil {
+		size = cap(k.lines.text)
+	}
+	switch now := &k.figures; {
+	case s.route == other && now.upTo[len(bounds)] == 0 && now.inFlight == 0:
+		k.lines = new(lines)
+	case size == 0:
+		k.lines = new(lines)
+		k.lines.render(now, &c.tails)
 	default:
-		size = cap(s.lines.text)
+		if c.writing > 0 {
+			k.lines = k.lines.clone()
+		}
+		k.lines.update(old, now)
 	}
-	if s.route == other && f.upTo[len(bounds)] == 0 && f.inFlight == 0 {
-		*s.lines = lines{}
-	} else {
-		s.lines.render(f, &c.tails)
-	}
-	c.kept += cap(s.lines.text) - size
+	c.kept += cap(k.lines.text) - size
 }
 
-// drop forgets the lines of a series, which whoever is writing them still has.
-func (c *scraper) drop(s *series) {
-	c.kept -= cap(s.lines.text)
-	s.lines = nil
-}
-
-// marks reads what tells whether anything has changed. It comes before read: a
-// request that ends in between has other marks the next time.
-func (s *series) marks(now func() int64) marks {
-	s.mu.Lock()
-	s.drainRequests()
-	second := uint32(now() / int64(time.Second))
-	k := marks{ended: s.requests.events(), late: s.requests.late.Load(), peak: s.requests.highest(second).Requests}
-	k.inFlight, k.out = s.flow()
-	s.mu.Unlock()
-	return k
-}
-
-// read adds the shards up.
-func (s *series) read(f *figures, k marks) {
-	*f = figures{inFlight: k.inFlight, out: k.out, peak: k.peak, late: k.late}
+// changed says whether anything has happened on a route of which these figures are.
+func (s *series) changed(f *figures) bool {
+	var inFlight int64
+	var out uint64
 	for sh := range s.shards.all() {
-		f.counts[class2xx] += f.add(&sh.recorder)
-		if r := sh.others.Load(); r != nil {
-			f.add(r)
+		if sh.changed.any() || sh.othersChanged.any() {
+			return true
 		}
-		for c := range f.counts {
-			f.counts[c] += sh.classes[c].Load()
-		}
-		f.in += sh.bytesIn.Load()
+		n, sent := sh.flow.read()
+		inFlight, out = inFlight+n, out+sent
 	}
-	var n uint64
-	for i := range f.upTo {
-		n += f.upTo[i]
-		f.upTo[i] = n
-	}
+	return inFlight != f.inFlight || out != f.out
+}
+
+// settle reads what needs the mutex.
+func (f *figures) settle(s *series, second uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drainRequests()
+	f.peak, f.late = s.requests.highest(second).Requests, s.requests.late.Load()
+	f.inFlight, f.out = s.flow()
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,6 +101,111 @@ func TestScrapeEqualsSnapshot(t *testing.T) {
 			t.Errorf("%d bytes are kept, and %d scrapes go on", kept, m.scraper.writing)
 		}
 	})
+}
+
+// TestScrapeBesideTraffic scrapes while others record. Every scrape has what was
+// recorded before it began, nothing that had not begun when it ended, and no number
+// that is less than it was.
+func TestScrapeBesideTraffic(t *testing.T) {
+	const workers, scrapes = 3, 150
+	m := newMeter(t, Config{})
+	route, _ := m.routes.find("/")
+	s := route.series(0)
+	classes := []class{class2xx, class2xx, class2xx, class5xx}
+	durations := []time.Duration{time.Millisecond, 1 << 20, 40 * time.Millisecond, time.Duration(upperEdge(longBucket - 1)), 3 * time.Hour}
+	var begun, ended atomic.Uint64
+	var stop atomic.Bool
+	var work sync.WaitGroup
+	for i := range workers {
+		work.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(i), 4))
+			for !stop.Load() {
+				p := m.picker.pick()
+				begun.Add(1)
+				s.enter(p)
+				s.observe(p, m.now(), durations[rng.IntN(len(durations))], classes[rng.IntN(len(classes))], 1)
+				s.leave(p, 1)
+				ended.Add(1)
+			}
+		})
+	}
+	last := make(map[string]float64)
+	for i := range scrapes {
+		least := ended.Load()
+		text := scraped(t, m)
+		most := begun.Load()
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "#") {
+				continue
+			}
+			one, err := parseSample(strings.TrimSuffix(line, "\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := line[:strings.LastIndexByte(line, ' ')]
+			if one.name != "http_requests_in_flight" && one.value < last[key] {
+				t.Errorf("scrape %d: %s is %v after %v", i, key, one.value, last[key])
+			}
+			last[key] = one.value
+			whole := one.name == "http_request_bytes_total" || one.name == "http_response_bytes_total" || one.name == "http_request_duration_seconds_count"
+			if whole && (one.value < float64(least) || one.value > float64(most)) {
+				t.Errorf("scrape %d: %s is %v, want %d to %d", i, key, one.value, least, most)
+			}
+			if one.name == "http_requests_in_flight" && (one.value < 0 || one.value > workers) {
+				t.Errorf("scrape %d: %v in flight, want 0 to %d", i, one.value, workers)
+			}
+		}
+	}
+	stop.Store(true)
+	work.Wait()
+	// The last second is part of the peak when it is over.
+	for second := m.now() / 1e9; m.now()/1e9 == second; {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if got, want := scraped(t, m), ofRoutes(render(t, m.Snapshot())); got != want {
+		t.Errorf("scraped\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestSettling: the last requests of a route are part of its peak when their second
+// is over, however long the scrape took that saw them.
+func TestSettling(t *testing.T) {
+	m := newMeter(t, Config{})
+	route, _ := m.routes.find("/")
+	s := route.series(0)
+	const second = 1_800_000_000
+	count := func(at int64) { s.observe(m.picker.pick(), at*1e9, time.Millisecond, class2xx, 0) }
+	want := func(looked uint32, peak uint64) {
+		t.Helper()
+		if m.scraper.look(s, "", looked); s.kept.figures.peak != peak {
+			t.Errorf("looked at in second %d the peak is %d, want %d", looked-second, s.kept.figures.peak, peak)
+		}
+	}
+	count(second)
+	want(second, 0)
+	// The scrape went on for three seconds after it had taken the time.
+	m.scraper.ended = second + 3
+	want(second+1, 1)
+	m.scraper.ended = second + 3
+	s.mu.Lock()
+	s.requests.add(second+3, 5) // as an event that was noted, but not in that second yet
+	s.mu.Unlock()
+	want(second+4, 5)
+	if s.kept.unsettled {
+		t.Error("looked at after the end of the last scrape it is not settled")
+	}
+}
+
+// TestOctavesHaveOneBound is what a tally takes for granted.
+func TestOctavesHaveOneBound(t *testing.T) {
+	for i := range bounds[1:] {
+		if a, b := bucketOf(bounds[i])>>subBits, bucketOf(bounds[i+1])>>subBits; a == b {
+			t.Errorf("bounds %d and %d are in octave %d", bounds[i], bounds[i+1], a)
+		}
+	}
+	if pageCount > 64 {
+		t.Errorf("%d octaves have no place in 64 bits", pageCount)
+	}
 }
 
 // slowly hands on what it has been given only when it is told to, as a client does

@@ -52,40 +52,43 @@ type series struct {
 	exemplars  exemplars
 	route      string // its name in the table; empty: not of a route
 	method     method
-	// What the scraper keeps, and its mutex guards.
-	labels string
-	lines  *lines // nil: none
-	marked marks  // of the lines
+	kept       *kept // by the scraper, whose mutex guards it; nil: nothing yet
 }
 
 // shard keeps the durations of requests that ended in 2xx apart from those of the
 // others: as most do, counting these once, by their duration, will do.
+//
+// What nearly every request changes comes together, behind the pages, in one line
+// of the cache.
 type shard struct {
-	recorder                          // of 2xx
-	others   atomic.Pointer[recorder] // nil: none yet
-	requests atomic.Uint64            // a second and its count, packed
-	errors   atomic.Uint64
-	classes  [classCount]atomic.Uint64 // those of 2xx only that an earlier process has counted
-	flow     flow
-	bytesIn  atomic.Uint64
-	_        [4*lineBytes - 8*(pageCount+3+1+2+int(classCount)+3)]byte
+	recorder                               // of 2xx
+	others        atomic.Pointer[recorder] // nil: none yet
+	requests      atomic.Uint64            // a second and its count, packed
+	flow          flow
+	changed       changes // of the recorder
+	othersChanged changes
+	errors        atomic.Uint64
+	classes       [classCount]atomic.Uint64 // those of 2xx only that an earlier process has counted
+	bytesIn       atomic.Uint64
+	_             [4*lineBytes - 8*(pageCount+3+1+1+2+2+1+int(classCount)+1)]byte
 }
 
 // observe records an event that ended at the given time, after so many bytes had
 // come in.
 // Requests are counted before errors, and read after them, so that no reader sees
-// more errors than requests. They are counted in their second after everything
-// else that a scrape shows, and what a scrape has kept is looked up by them.
+// more errors than requests. That something has changed is noted last: whoever
+// finds the note finds everything.
 func (s *series) observe(p place, endNanos int64, elapsed time.Duration, c class, in uint64) {
 	second := uint32(endNanos / int64(time.Second))
 	sh := s.shards.at(p)
 	if in != 0 {
 		sh.bytesIn.Add(in)
 	}
+	changed, octave := &sh.changed, 0
 	if c == class2xx {
-		sh.record(uint64(max(elapsed, 0)))
+		octave = sh.record(uint64(max(elapsed, 0)))
 	} else {
-		sh.rest().record(uint64(max(elapsed, 0)))
+		changed, octave = &sh.othersChanged, sh.otherThan2xx().record(uint64(max(elapsed, 0)))
 		sh.classes[c].Add(1)
 	}
 	s.count(p, &sh.requests, &s.requests, second)
@@ -95,10 +98,11 @@ func (s *series) observe(p place, endNanos int64, elapsed time.Duration, c class
 	for _, o := range s.objectives {
 		o.observe(p, endNanos, elapsed, c)
 	}
+	changed.note(octave)
 }
 
-// rest is the recorder of requests that did not end in 2xx.
-func (sh *shard) rest() *recorder {
+// otherThan2xx is the recorder of requests that did not end in 2xx.
+func (sh *shard) otherThan2xx() *recorder {
 	r := sh.others.Load()
 	if r == nil {
 		sh.others.CompareAndSwap(nil, new(recorder))

@@ -74,7 +74,7 @@ func (s *series) restore(p place, now int64, r RouteSnapshot) {
 	}
 	sh.bytesIn.Add(r.BytesIn)
 	sh.flow.earlier.Add(r.BytesOut)
-	sh.rest().add(r.Duration) // as the classes have been counted
+	sh.otherThan2xx().add(r.Duration) // as the classes have been counted
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := r.Window

@@ -27,18 +27,13 @@ type secondLog struct {
 	late    atomic.Uint64
 	retired uint64 // counts of seconds whose cell was taken over
 	peak    Peak   // highest of these, and of those before looked
-	added   uint64 // events that came by add
 	// looked is the second up to which peak has been looked for; again says that
 	// one before it has been counted in since, without the mutex.
 	looked atomic.Uint32
 	again  atomic.Bool
-	direct atomic.Uint64 // events that came by tryAdd
 	// A cell goes to another second, and what is not atomic changes, only under
 	// the mutex of the series.
 }
-
-// events is how many events have been counted, under the mutex.
-func (l *secondLog) events() uint64 { return l.added + l.direct.Load() }
 
 func pack(second, count uint32) uint64 { return uint64(second)<<32 | uint64(count) }
 
@@ -63,7 +58,6 @@ func (l *secondLog) tryAdd(second uint32) bool {
 		switch tag, _ := unpack(old); {
 		case tag > second:
 			l.late.Add(1)
-			l.direct.Add(1)
 			return true
 		case tag < second:
 			return false
@@ -72,7 +66,6 @@ func (l *secondLog) tryAdd(second uint32) bool {
 			if second < l.looked.Load() {
 				l.again.Store(true)
 			}
-			l.direct.Add(1)
 			return true
 		}
 	}
@@ -85,7 +78,6 @@ func (l *secondLog) add(second, n uint32) {
 		l.pages[second%logSeconds/logPage].Store(new([logPage]atomic.Uint64))
 		cell = l.cell(second)
 	}
-	l.added += uint64(n)
 	for {
 		old := cell.Load()
 		tag, count := unpack(old)
