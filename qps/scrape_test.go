@@ -167,6 +167,36 @@ func TestScrapeBesideTraffic(t *testing.T) {
 	}
 }
 
+// TestScrapeOfFullCells: what has been in cells that are emptied is still there, and
+// so is the sum of durations that are too long for a cell.
+func TestScrapeOfFullCells(t *testing.T) {
+	m := newMeter(t, Config{})
+	route, _ := m.routes.find("/")
+	s, p := route.series(0), m.picker.pick()
+	for round := range 6 {
+		for range 4000 {
+			for _, c := range []class{class2xx, class3xx} {
+				// The bound of 60 s is in the same octave, below it.
+				s.observe(p, m.now(), 1<<36, c, 0)
+			}
+		}
+		s.observe(p, m.now(), 59*time.Second, class2xx, 0)
+		s.observe(p, m.now(), 3*time.Hour, class(round%2)+class2xx, 0)
+		second := m.now() / 1e9
+		got, want := scraped(t, m), ofRoutes(render(t, m.Snapshot()))
+		if got != want && m.now()/1e9 == second {
+			t.Fatalf("round %d: scraped\n%s\nwant\n%s", round, got, want)
+		}
+	}
+	full := false
+	for sh := range s.shards.all() {
+		full = full || sh.spilled != nil
+	}
+	if !full {
+		t.Error("no cell was ever full")
+	}
+}
+
 // TestSettling: the last requests of a route are part of its peak when their second
 // is over, however long the scrape took that saw them.
 func TestSettling(t *testing.T) {
