@@ -54,8 +54,8 @@ func (f Forward) ModifyResponse(res *http.Response) error {
 }
 
 // RefuseForged answers 400 to requests that carry an identity field in any
-// spelling, or announce one as a trailer. A proxy strips them in any case; this tells the client, for those
-// who would rather know. It belongs before the proxy.
+// spelling, or announce one as a trailer. A proxy strips them in any case; this
+// tells the client, for those who would rather know. It belongs before the proxy.
 func RefuseForged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if hasIdentityField(r.Header) || hasIdentityField(r.Trailer) {

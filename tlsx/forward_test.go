@@ -392,6 +392,9 @@ func TestTrailersAfterClose(t *testing.T) {
 	r.Trailer = http.Header{"Client-Cert": nil, "Kept": nil}
 	r.Body = &lateTrailers{strings.NewReader("body"), r.Trailer}
 	Receive(PeerMatcher{}, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if len(r.Trailer) != 1 {
+			t.Errorf("trailers announced %v, want Kept alone", r.Trailer)
+		}
 		r.Body.Close()
 		if len(r.Trailer) != 1 || r.Trailer.Get("Kept") != "yes" {
 			t.Errorf("trailers %v, want Kept alone", r.Trailer)

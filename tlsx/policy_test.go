@@ -21,7 +21,8 @@ func TestNormalName(t *testing.T) {
 		{"", ""}, {".", ""}, {"a..b", ""}, {".a", ""}, {"a..", ""},
 		{"*.example.com", ""}, {"a b", ""}, {"user@host", ""}, {"a/b", ""}, {"a\x00b", ""},
 		{"[::1]", ""}, {"fe80::1%eth0", ""},
-		{strings.Repeat("a", 64), ""}, {strings.Repeat("a.", 127) + "a", ""},
+		{strings.Repeat("a", 64), ""}, {strings.Repeat("a", 63), strings.Repeat("a", 63)},
+		{strings.Repeat("a.", 126) + "a", strings.Repeat("a.", 126) + "a"}, {strings.Repeat("a.", 126) + "ab", ""}, {strings.Repeat("a.", 127) + "a", ""},
 	} {
 		if got, err := normalName(c.in); got != c.want || (err != nil) != (c.want == "") {
 			t.Errorf("normalName(%q) = %q, %v, want %q", c.in, got, err, c.want)
@@ -32,7 +33,7 @@ func TestNormalName(t *testing.T) {
 func TestNormalHost(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{"Example.com", "example.com"},
-		{"example.com:8443", "example.com"},
+		{"example.com:8443", "example.com"}, {"example.com:65535", "example.com"},
 		{"example.com:", "example.com"}, // RFC 3986 allows an empty port
 		{"example.com.:443", "example.com"},
 		{"192.0.2.1:80", "192.0.2.1"},
@@ -110,6 +111,18 @@ func TestNewListsEveryMistake(t *testing.T) {
 			t.Errorf("the error does not mention %q:\n%v", want, err)
 		}
 	}
+	for _, c := range []struct {
+		policies []Policy
+		want     string
+	}{
+		{[]Policy{{ID: "a"}, {ID: "b"}}, "both have no names"},
+		{[]Policy{{Names: []string{"a.test", "b.test"}}, {ID: "a.test,b.test", Names: []string{"c.test"}}}, `both have the ID "a.test,b.test"`},
+		{[]Policy{{Client: &ClientAuth{Mode: Required + 1, Roots: new(swapRoots)}}}, "client mode not known"},
+	} {
+		if _, err := newPolicyTable(c.policies); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c.policies, err, c.want)
+		}
+	}
 	if _, err := New(Config{Certs: []CertSource{nil}}); err == nil {
 		t.Error("a nil source was accepted")
 	}
@@ -148,6 +161,17 @@ func TestProfiles(t *testing.T) {
 		}
 		if r.client.Version == tls.VersionTLS13 && r.client.CurveID != tls.X25519MLKEM768 {
 			t.Errorf("%s: key exchange %v, want the post-quantum hybrid", c.name, r.client.CurveID)
+		}
+	}
+}
+
+// TestProfilesSetTheVersion is about what crypto/tls would refuse for other
+// reasons, too: no suite of the profile is of TLS 1.1.
+func TestProfilesSetTheVersion(t *testing.T) {
+	for p, want := range map[Profile]uint16{Intermediate: tls.VersionTLS12, Modern: tls.VersionTLS13} {
+		var c tls.Config
+		if p.apply(&c); c.MinVersion != want || c.MaxVersion != 0 || c.CurvePreferences != nil {
+			t.Errorf("%v: %s to %s, groups %v, want at least %s and the defaults", p, tls.VersionName(c.MinVersion), tls.VersionName(c.MaxVersion), c.CurvePreferences, tls.VersionName(want))
 		}
 	}
 }

@@ -79,6 +79,8 @@ func TestHSTS(t *testing.T) {
 		{HSTS{MaxAge: time.Hour + time.Millisecond, IncludeSubdomains: true}, "max-age=3600; includeSubDomains"},
 		{HSTS{IncludeSubdomains: true, Preload: true}, "max-age=31536000; includeSubDomains; preload"},
 		{HSTS{MaxAge: -1}, "max-age=0"},
+		{HSTS{MaxAge: -time.Hour}, "max-age=0"},
+		{HSTS{Preload: true}, "max-age=31536000; preload"}, // what the lists want is the caller's business
 	} {
 		h := c.h.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
 		for _, secure := range []bool{true, false} {
