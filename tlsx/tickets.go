@@ -123,8 +123,8 @@ func (k *ticketKeys) advance(number int64, ring ticketRing) *ticketEpoch {
 }
 
 // keys returns the keys of a policy under a set of authorities (nil for none) and
-// a version of its decisions: first the one to issue with, then those to accept. The next one is accepted
-// already, for a server whose clock is ahead.
+// a version of its decisions: first the one to issue with, then those to accept.
+// The next one is accepted already, for a server whose clock is ahead.
 func (e *ticketEpoch) keys(policy string, roots *Roots, version string) [][32]byte {
 	info := binary.BigEndian.AppendUint64([]byte("palisade tlsx ticket key"), uint64(len(policy)))
 	info = append(info, policy...)

@@ -237,7 +237,7 @@ func TestTicketKeysDiffer(t *testing.T) {
 	ring := newTicketRing([32]byte{1})
 	seen := make(map[[32]byte]string)
 	for _, e := range []*ticketEpoch{{5, ring}, {5, newTicketRing([32]byte{2})}} {
-		for _, policy := range []string{"", "a", "b", "ab"} {
+		for _, policy := range []string{"", "a", "b", "ab", "a\x00\x00\x00\x00\x00\x00\x00\x01b"} { // the last reads like "a" under the version "b"
 			for _, r := range []*Roots{nil, roots} {
 				for _, version := range []string{"", "1", "b"} {
 					for i, key := range e.keys(policy, r, version) {

@@ -123,6 +123,37 @@ func TestTicketsCrossNodes(t *testing.T) {
 	})
 }
 
+// TestTicketsOfAnotherVersion has nodes whose decisions about clients are of
+// different versions: a ticket of one is none for the other.
+func TestTicketsOfAnotherVersion(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version uint16) {
+		synctest.Test(t, func(t *testing.T) {
+			ca := testcert.NewCA(t)
+			alice := ca.Issue(testcert.Leaf{CommonName: "alice"})
+			store := newMemStorage()
+			node := func(policy string) *Terminator {
+				return newTerminator(t, Config{
+					Certs:    []CertSource{static(ca.Issue(testcert.Leaf{Names: []string{"a.test"}}))},
+					Policies: []Policy{{Client: &ClientAuth{Roots: rootsOf(t, ca), Version: policy}}},
+					Tickets:  &SharedTickets{Storage: store, Key: sealKey},
+				})
+			}
+			for _, c := range []struct {
+				from, to string
+				resumes  bool
+			}{{"1", "1", true}, {"", "", true}, {"1", "2", false}, {"", "1", false}, {"1", "", false}} {
+				sessions := new(oneSession)
+				for i, n := range []*Terminator{node(c.from), node(c.to)} {
+					if r := shake(t, n.ServerConfig(), ticketClient(version, "a.test", &alice, sessions)); !r.ok() || r.client.DidResume != (i == 1 && c.resumes) {
+						t.Errorf("version %q to %q, visit %d: resumed %v: %v / %v", c.from, c.to, i, r.client.DidResume, r.clientErr, r.serverErr)
+					}
+				}
+			}
+			synctest.Wait()
+		})
+	})
+}
+
 // TestTicketsWhileStorageFails has a third of all calls fail.
 func TestTicketsWhileStorageFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
