@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -53,11 +54,15 @@ func TestImpostors(t *testing.T) {
 	byDNS := Backend{Peer: PeerMatcher{Names: []string{"web.test"}}}
 	byHost := Backend{ServerName: "web.test"}
 	byIP := Backend{ServerName: "192.0.2.1"}
+	// Anyone can send along the certificate of another, which is no secret.
+	borrowed := ca.Issue(testcert.Leaf{CommonName: "web2"})
+	borrowed.Certificate = append(borrowed.Certificate, ca.Issue(right).Certificate[0])
 	for _, c := range []struct {
 		name                 string
 		cert                 tls.Certificate
 		uri, dns, host, byIP bool
 	}{
+		{"the right one sent along", borrowed, false, false, false, false},
 		{"right", ca.Issue(right), true, true, true, true},
 		{"wrong name", ca.Issue(with(func(l *testcert.Leaf) { l.Names = []string{"db.test"} })), true, false, false, false},
 		{"wildcard", ca.Issue(with(func(l *testcert.Leaf) { l.Names = []string{"*.test"} })), true, false, true, false},
@@ -201,12 +206,87 @@ func openUnread(t *testing.T, server, client *tls.Config) *tls.Conn {
 	return conn
 }
 
+// TestSessionsAreDropped: crypto/tls puts nil in the place of a session that a
+// server did not like.
+func TestSessionsAreDropped(t *testing.T) {
+	ca := testcert.NewCA(t)
+	client, err := BackendTLS(Backend{Roots: rootsOf(t, ca), ServerName: "web.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(testcert.Leaf{Names: []string{"web.test"}})}}
+	for i := range 2 {
+		if r := shake(t, server, client); !r.ok() || r.client.DidResume != (i == 1) {
+			t.Fatalf("visit %d: resumed %v: %v", i, r.client.DidResume, r.clientErr)
+		}
+	}
+	client.ClientSessionCache.Put("web.test", nil)
+	if r := shake(t, server, client); !r.ok() || r.client.DidResume {
+		t.Errorf("resumed %v a session that was dropped: %v", r.client.DidResume, r.clientErr)
+	}
+}
+
+// turningRoots returns another pointer to the same authorities from a number of
+// calls on, as when a file has changed.
+type turningRoots struct {
+	before, after *Roots
+	left          atomic.Int32
+}
+
+func (s *turningRoots) Roots() *Roots {
+	if s.left.Add(-1) >= 0 {
+		return s.before
+	}
+	return s.after
+}
+
+// TestChangeWithinResumption has the authorities change after a session was chosen
+// and before it is verified: that the old certificate came with the session does
+// not make it one that a server has shown since.
+func TestChangeWithinResumption(t *testing.T) {
+	oldCA, newCA := testcert.NewCA(t), testcert.NewCA(t)
+	one, err := NewRoots(oldCA.Cert, newCA.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := NewRoots(newCA.Cert, oldCA.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := &turningRoots{before: one, after: two}
+	client, err := BackendTLS(Backend{Roots: roots, ServerName: "web.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &tls.Config{Certificates: []tls.Certificate{oldCA.Issue(testcert.Leaf{Names: []string{"web.test"}})}}
+	roots.left.Store(1 << 20)
+	if r := shake(t, server, client); !r.ok() {
+		t.Fatal(r.clientErr)
+	}
+	roots.left.Store(1) // the choice of the session
+	if r := shake(t, server, client); !r.ok() || !r.client.DidResume {
+		t.Fatalf("resumed %v: %v", r.client.DidResume, r.clientErr)
+	}
+	if r := shake(t, server, client); !r.ok() || r.client.DidResume {
+		t.Errorf("resumed %v what began before the change: %v", r.client.DidResume, r.clientErr)
+	}
+	if r := shake(t, server, client); !r.ok() || !r.client.DidResume {
+		t.Errorf("resumed %v what began after the change: %v", r.client.DidResume, r.clientErr)
+	}
+}
+
 // TestShownIsBounded: of ever new certificates only the latest count.
 func TestShownIsBounded(t *testing.T) {
 	c := newSessionCache(Backend{Roots: rootsOf(t, testcert.NewCA(t))})
 	for i := range 3 * sessionsMax {
 		c.show([]byte{byte(i), byte(i >> 8)})
 		c.show([]byte{byte(i), byte(i >> 8)})
+	}
+	for range 3 * sessionsMax { // one that is shown again takes nobody's place
+		c.show([]byte{byte(3*sessionsMax - 1), byte((3*sessionsMax - 1) >> 8)})
+	}
+	if c.shown[0][0] != byte(2*sessionsMax) {
+		t.Errorf("the first certificate is %v", c.shown[0])
 	}
 	if n := len(c.shown); n != sessionsMax || c.shown[n-1][0] != byte(3*sessionsMax-1) {
 		t.Errorf("%d certificates, the last %v, want %d", n, c.shown[n-1], sessionsMax)
@@ -273,15 +353,48 @@ func TestBackendTLSListsEveryMistake(t *testing.T) {
 
 func TestBackendTLSKeepsItsOwnCopy(t *testing.T) {
 	ca := testcert.NewCA(t)
-	b := Backend{Roots: rootsOf(t, ca), Peer: PeerMatcher{URIs: []string{"spiffe://test/web1"}}, ServerName: "web.test"}
+	b := Backend{Roots: rootsOf(t, ca), Peer: PeerMatcher{URIs: []string{"spiffe://test/web1"}, Names: []string{"web1.test"}}, ServerName: "web.test", ALPN: []string{"good"}}
 	client, err := BackendTLS(b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Peer.URIs[0] = "spiffe://test/evil"
-	server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(testcert.Leaf{URIs: []string{"spiffe://test/evil"}})}}
-	if r := shake(t, server, client); !errors.Is(r.clientErr, ErrPeerIdentity) {
-		t.Errorf("the pin changed with the caller's slice: %v", r.clientErr)
+	b.Peer.URIs[0], b.Peer.Names[0], b.ALPN[0] = "spiffe://test/evil", "evil.test", "evil"
+	for _, evil := range []testcert.Leaf{{URIs: []string{"spiffe://test/evil"}}, {Names: []string{"evil.test"}}} {
+		server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(evil)}}
+		if r := shake(t, server, client); !errors.Is(r.clientErr, ErrPeerIdentity) {
+			t.Errorf("the pin changed with the caller's slice: %v", r.clientErr)
+		}
+	}
+	if client.NextProtos[0] != "good" {
+		t.Errorf("the protocol changed with the caller's slice: %q", client.NextProtos)
+	}
+}
+
+func TestBackendProfile(t *testing.T) {
+	ca := testcert.NewCA(t)
+	cert := ca.Issue(testcert.Leaf{Names: []string{"web.test"}})
+	for profile, want := range map[Profile][]uint16{Intermediate: {tls.VersionTLS12, tls.VersionTLS13}, Modern: {tls.VersionTLS13}} {
+		client, err := BackendTLS(Backend{Roots: rootsOf(t, ca), ServerName: "web.test", Profile: profile})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, version := range []uint16{tls.VersionTLS11, tls.VersionTLS12, tls.VersionTLS13} {
+			server := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS10, MaxVersion: version}
+			if r := shake(t, server, client); r.ok() != slices.Contains(want, version) {
+				t.Errorf("%v with a server of %s: %v", profile, tls.VersionName(version), r.clientErr)
+			}
+		}
+		weak := &tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}}
+		if r := shake(t, weak, client); r.ok() {
+			t.Errorf("%v with a server that has CBC suites only", profile)
+		}
+	}
+}
+
+func TestNoServerCertificate(t *testing.T) {
+	b := Backend{Roots: rootsOf(t, testcert.NewCA(t)), ServerName: "web.test"}
+	if err := verifyBackend(b, tls.ConnectionState{}); err == nil {
+		t.Error("a server without a certificate was accepted")
 	}
 }
 

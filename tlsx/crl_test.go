@@ -1,6 +1,7 @@
 package tlsx
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,15 +23,12 @@ import (
 // crlOf returns an authority's list, good for an hour.
 func crlOf(tb testing.TB, ca *testcert.CA, extra []pkix.Extension, revoked ...*big.Int) []byte {
 	tb.Helper()
-	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), ExtraExtensions: extra}
-	for _, serial := range revoked {
-		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: time.Now()})
-	}
-	der, err := x509.CreateRevocationList(rand.Reader, list, &x509.Certificate{RawSubject: ca.Cert.RawSubject, SubjectKeyId: []byte{1}, KeyUsage: x509.KeyUsageCRLSign}, ca.Key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
+	return changedCRL(tb, ca, func(l *x509.RevocationList) {
+		l.ExtraExtensions = extra
+		for _, serial := range revoked {
+			l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: time.Now()})
+		}
+	})
 }
 
 // TestRevokedClient has its certificate revoked while it holds a ticket.
@@ -86,6 +84,9 @@ func TestCRLFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "crl.pem")
 	for name, bad := range map[string][]byte{
 		"empty": nil, "rubbish": []byte("x"), "half": good[:len(good)/2], "text after": append(slices.Clone(good), 'x'), "a certificate": ca.PEM(),
+		"text before": append([]byte("x\n"), good...), "text between": slices.Concat(good, []byte("x\n"), good), "damaged before a good one": slices.Concat(good[:len(good)/2], []byte("\n"), good),
+		"of another type": bytes.ReplaceAll(good, []byte("X509 CRL"), []byte("CERTIFICATE LIST")), "with a header": bytes.Replace(good, []byte("-----\n"), []byte("-----\nA: b\n\n"), 1),
+		"expired": expiredCRL(t, ca), "of other authorities' certificates": indirectCRL(t, ca),
 		"a delta": crlOf(t, ca, critical(2, 5, 29, 27)), "a partial list": crlOf(t, ca, critical(2, 5, 29, 28)),
 	} {
 		replace(t, file, bad)
@@ -113,6 +114,63 @@ func TestCRLFile(t *testing.T) {
 	stranger := testcert.NewCA(t)
 	if err := crl.Revoked(stranger.Issue(testcert.Leaf{}).Leaf, stranger.Cert); err == nil || errors.Is(err, ErrRevoked) {
 		t.Errorf("an authority without a list: %v", err)
+	}
+}
+
+// expiredCRL is good until now.
+func expiredCRL(tb testing.TB, ca *testcert.CA) []byte {
+	return changedCRL(tb, ca, func(l *x509.RevocationList) { l.ThisUpdate, l.NextUpdate = time.Now().Add(-time.Hour), time.Now() })
+}
+
+// indirectCRL has an entry that says whose certificate it means (RFC 5280, section
+// 5.3.3).
+func indirectCRL(tb testing.TB, ca *testcert.CA) []byte {
+	return changedCRL(tb, ca, func(l *x509.RevocationList) {
+		l.RevokedCertificateEntries = []x509.RevocationListEntry{{
+			SerialNumber: big.NewInt(1), RevocationTime: time.Now(), ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 29}, Critical: true, Value: []byte{0x30, 0}}},
+		}}
+	})
+}
+
+func changedCRL(tb testing.TB, ca *testcert.CA, change func(*x509.RevocationList)) []byte {
+	tb.Helper()
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
+	change(list)
+	der, err := x509.CreateRevocationList(rand.Reader, list, &x509.Certificate{RawSubject: ca.Cert.RawSubject, SubjectKeyId: []byte{1}, KeyUsage: x509.KeyUsageCRLSign}, ca.Key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
+}
+
+// askedRevocation notes what it is asked, and has one certificate revoked.
+type askedRevocation struct {
+	asked   [][2]*certificate
+	revoked *certificate
+}
+
+func (a *askedRevocation) Revoked(cert, issuer *certificate) error {
+	a.asked = append(a.asked, [2]*certificate{cert, issuer})
+	if cert == a.revoked {
+		return ErrRevoked
+	}
+	return nil
+}
+
+// TestWholeChainIsChecked: an intermediate that was taken back takes those below it
+// along.
+func TestWholeChainIsChecked(t *testing.T) {
+	ca := testcert.NewCA(t)
+	chain := chainOf(ca.Issue(testcert.Leaf{}).Leaf, ca.Issue(testcert.Leaf{}).Leaf, ca.Issue(testcert.Leaf{}).Leaf, ca.Cert)
+	want := [][2]*certificate{{chain[0], chain[1]}, {chain[1], chain[2]}, {chain[2], chain[3]}}
+	source := new(askedRevocation)
+	if err := checkRevoked(source, chain); err != nil || !slices.Equal(source.asked, want) {
+		t.Errorf("asked %d times, %v, want each certificate but the root with its issuer", len(source.asked), err)
+	}
+	for i, c := range chain[:3] {
+		if err := checkRevoked(&askedRevocation{revoked: c}, chain); !errors.Is(err, ErrRevoked) {
+			t.Errorf("certificate %d of the chain revoked: %v", i, err)
+		}
 	}
 }
 

@@ -104,6 +104,24 @@ func TestDirStorage(t *testing.T) {
 	if entries, err := os.ReadDir(dir); len(entries) != 2 {
 		t.Errorf("the folder has %v, %v, want two files", entries, err)
 	}
+	// What a crash has left over, and what is none of ours.
+	for name, data := range map[string]string{"v": "1", "v.2": "2", "v.9": "9", "v.10": "10", "v.011": "x", "v.+12": "x", "v.-13": "x", "v.x": "x", ".v-14": "x"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := s.Load(ctx, "v"); string(got) != "10" {
+		t.Errorf("of several versions %q, %v was loaded, want the latest", got, err)
+	}
+	if err := s.Swap(ctx, "v", []byte("10"), []byte("11")); err != nil {
+		t.Error(err)
+	}
+	if got, err := s.Load(ctx, "v"); string(got) != "11" {
+		t.Errorf("loaded %q, %v, want 11", got, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "v.9")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an old version stays: %v", err)
+	}
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	if _, err := s.Load(ended, "a"); !errors.Is(err, context.Canceled) {

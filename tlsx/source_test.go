@@ -55,7 +55,7 @@ func TestFilesFollowChanges(t *testing.T) {
 		}
 		var told []CertEventKind
 		newTerminator(t, Config{Certs: []CertSource{s}, OnCert: func(e CertEvent) {
-			if e.Name != certFile || (e.Err != nil) != (e.Kind == CertFailed) {
+			if e.Name != certFile || (e.Err != nil) != (e.Kind == CertFailed) || !e.NotAfter.Equal(s.w.current.Load().Leaf.NotAfter) {
 				t.Errorf("event %+v", e)
 			}
 			told = append(told, e.Kind)
@@ -86,13 +86,17 @@ func TestFilesFollowChanges(t *testing.T) {
 		check("empty", "two", 4)
 		os.Remove(certFile)
 		check("missing", "two", 5)
+		replace(t, certFile, nil)
+		check("empty as before", "two", 5)
+		os.Remove(certFile)
+		check("missing again", "two", 6)
 		replace(t, certFile, expired.cert)
 		replace(t, keyFile, expired.key)
-		check("expired", "two", 6)
+		check("expired", "two", 7)
 		replace(t, certFile, one.cert)
 		replace(t, keyFile, one.key)
-		check("good again", "one", 7)
-		if told[0] != CertFailed || told[1] != CertRenewed || told[6] != CertRenewed {
+		check("good again", "one", 8)
+		if told[0] != CertFailed || told[1] != CertRenewed || told[7] != CertRenewed {
 			t.Errorf("told %v", told)
 		}
 		for name, want := range map[string]bool{"a.test": true, "b.test": false, "": true} {
@@ -220,6 +224,7 @@ func TestParseRoots(t *testing.T) {
 		{"damaged last", slices.Concat(one, damaged), 0},
 		{"cut off", slices.Concat(one, two[:len(two)/2]), 0},
 		{"first without its end", slices.Concat(one[:len(one)/2], []byte("\n"), two), 0},
+		{"of another type", bytes.ReplaceAll(one, []byte("CERTIFICATE"), []byte("TRUSTED CERTIFICATE")), 0},
 		{"leaf", leaf, 0}, {"key", slices.Concat(one, key), 0},
 	} {
 		roots, err := ParseRoots(c.data)
@@ -256,6 +261,26 @@ func FuzzParseRoots(f *testing.F) {
 			t.Errorf("its own encoding: %v", err)
 		}
 	})
+}
+
+func TestNewRootsKeepsItsOwnCopy(t *testing.T) {
+	one, two := testcert.NewCA(t), testcert.NewCA(t)
+	certs := chainOf(one.Cert, two.Cert)
+	roots, err := NewRoots(certs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs[0] = two.Cert
+	if roots.certs[0] != one.Cert {
+		t.Error("the set changed with the caller's slice")
+	}
+	swapped, err := NewRoots(two.Cert, one.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if roots.digest == rootsOf(t, one).digest || roots.digest == rootsOf(t, two).digest || rootsOf(t, one).digest == rootsOf(t, two).digest || roots.digest == swapped.digest {
+		t.Error("different sets have the same digest")
+	}
 }
 
 func TestRootsPoolIsACopy(t *testing.T) {
