@@ -11,10 +11,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"log/slog"
+	"math/big"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,9 +46,6 @@ func TestCAInStorage(t *testing.T) {
 		t.Error("opened while the storage was down")
 	}
 	mustLeaf(t, ca, LeafConfig{ID: "a"}) // needs no storage
-	if _, err := OpenCA(CAConfig{Storage: store, Dir: t.TempDir()}); err == nil {
-		t.Error("both a folder and a storage were accepted")
-	}
 }
 
 // TestIntermediates lives through several, on two hosts that share a storage
@@ -162,11 +164,55 @@ func TestConstraints(t *testing.T) {
 
 func csrOf(t *testing.T, key crypto.Signer) []byte {
 	t.Helper()
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "root of all"}, DNSNames: []string{"victim.test"}}, key)
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: "root of all"}, DNSNames: []string{"victim.test"}, EmailAddresses: []string{"root@victim.test"}, IPAddresses: []net.IP{{192, 0, 2, 1}},
+		URIs: []*url.URL{{Scheme: "spiffe", Host: "palisade.internal", Path: "/balancer"}},
+		ExtraExtensions: []pkix.Extension{
+			{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}}, // CA:TRUE
+			{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Critical: true, Value: []byte{3, 2, 2, 4}},          // keyCertSign
+		},
+	}, key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+}
+
+// largeCSR is a request for an RSA key of so many bits, which makes verifying dear.
+// Nobody has signed it.
+func largeCSR(t *testing.T, bits int) []byte {
+	t.Helper()
+	key, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), bits-1, 1), E: 65537})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := func(der []byte) asn1.RawValue { return asn1.RawValue{FullBytes: der} }
+	info, err := asn1.Marshal(struct {
+		Version                  int
+		Subject, Key, Attributes asn1.RawValue
+	}{0, raw([]byte{0x30, 0}), raw(key), raw([]byte{0xa0, 0})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := asn1.Marshal(struct {
+		Info      asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{raw(info), pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, Parameters: asn1.NullRawValue}, asn1.BitString{Bytes: make([]byte, bits/8), BitLength: bits / 8 * 8}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+}
+
+// TestLargeKeysAreNotTried: whether such a request is signed well costs too much to
+// find out.
+func TestLargeKeysAreNotTried(t *testing.T) {
+	for bits, want := range map[int]string{rsaBitsMax + 1: "8193 bits", 1 << 16: "65536 bits", 2047: "2047 bits", rsaBitsMax: "verification error", 2048: "verification error"} {
+		if _, err := parseCSR(largeCSR(t, bits)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a key of %d bits: %v, want %q", bits, err, want)
+		}
+	}
 }
 
 func TestSignCSR(t *testing.T) {
@@ -198,6 +244,9 @@ func TestSignCSR(t *testing.T) {
 	if _, err := verifyChain(chainOf(pair.Leaf, middle), ca.Roots(), x509.ExtKeyUsageServerAuth); err != nil {
 		t.Error(err)
 	}
+	if leaf := pair.Leaf; leaf.IsCA || leaf.KeyUsage != x509.KeyUsageDigitalSignature || len(leaf.URIs) != 1 || leaf.URIs[0].String() != ca.Identity("web1") || len(leaf.IPAddresses)+len(leaf.EmailAddresses) > 0 {
+		t.Errorf("the request had its say: authority %v, usage %b, %v, %v, %v", leaf.IsCA, leaf.KeyUsage, leaf.URIs, leaf.IPAddresses, leaf.EmailAddresses)
+	}
 	if pair.Leaf.Subject.CommonName != "web1" || pair.Leaf.VerifyHostname("victim.test") == nil || pair.Leaf.VerifyHostname("web1.test") != nil {
 		t.Errorf("the request had its say: %v, %v", pair.Leaf.Subject, pair.Leaf.DNSNames)
 	}
@@ -211,13 +260,21 @@ func TestSignCSR(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, bad := range map[string][]byte{
+		"a short RSA key": csrOf(t, weak), "another kind of PEM": bytes.ReplaceAll(request, []byte("CERTIFICATE REQUEST"), []byte("CERTIFICATE")), "text behind": append(bytes.Clone(request), 'x'),
 		"nothing": nil, "rubbish": []byte("x"), "two": append(bytes.Clone(request), request...),
 		"forged": pem.EncodeToMemory(block), "a certificate": chain, "a weak curve": csrOf(t, p224),
 	} {
 		if _, err := ca.SignCSR(bad, LeafConfig{ID: "x"}); err == nil {
 			t.Errorf("%s was signed", name)
 		}
+	}
+	if _, err := ca.SignCSR(bytes.ReplaceAll(request, []byte("CERTIFICATE REQUEST"), []byte("NEW CERTIFICATE REQUEST")), LeafConfig{ID: "x"}); err != nil {
+		t.Errorf("as older programs have it: %v", err)
 	}
 	_, edKey, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

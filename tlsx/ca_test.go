@@ -141,7 +141,7 @@ func TestOneRootPerFolder(t *testing.T) {
 }
 
 func TestOpenCARefuses(t *testing.T) {
-	for _, c := range []CAConfig{{}, {Dir: "x", TrustDomain: "UPPER"}, {Dir: "x", TrustDomain: "a/b"}, {Dir: "x", Leaf: -1}, {Dir: "x", Name: strings.Repeat("n", 65)}} {
+	for _, c := range []CAConfig{{}, {Dir: t.TempDir(), TrustDomain: "UPPER"}, {Dir: t.TempDir(), TrustDomain: "a/b"}, {Dir: t.TempDir(), Leaf: -1}, {Dir: t.TempDir(), Name: strings.Repeat("n", 65)}} {
 		if _, err := OpenCA(c); err == nil {
 			t.Errorf("%+v was accepted", c)
 		}

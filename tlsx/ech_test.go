@@ -27,12 +27,12 @@ func TestECHRotation(t *testing.T) {
 		}
 		term, twin := newTerminator(t, conf), newTerminator(t, conf)
 		conf.ECH = &ECH{PublicName: "public.test"}
-		stranger := newTerminator(t, conf)
+		stranger, another := newTerminator(t, conf), newTerminator(t, conf)
 		client := func(list []byte) *tls.Config {
 			return &tls.Config{ServerName: "secret.test", RootCAs: ca.Pool(), MinVersion: tls.VersionTLS13, EncryptedClientHelloConfigList: list}
 		}
 		list := term.ECHConfigList()
-		if !bytes.Equal(list, twin.ECHConfigList()) || bytes.Equal(list, stranger.ECHConfigList()) {
+		if !bytes.Equal(list, twin.ECHConfigList()) || bytes.Equal(list, stranger.ECHConfigList()) || bytes.Equal(stranger.ECHConfigList(), another.ECHConfigList()) {
 			t.Error("not the same secret alone has the same keys")
 		}
 		for period := range 2 {
@@ -62,6 +62,31 @@ func TestECHRotation(t *testing.T) {
 			t.Error("a configuration without ECH")
 		}
 	})
+}
+
+// TestECHKeys is about the keys behind the configurations: each period has its own,
+// the two beside it are accepted and not offered, and the secret is a copy.
+func TestECHKeys(t *testing.T) {
+	secret := bytes.Repeat([]byte{1}, 32)
+	k := newECHKeys(&ECH{PublicName: "public.test", Secret: secret})
+	e := k.now()
+	clear(secret)
+	seen := make(map[string]int64)
+	for n := e.number - 2; n <= e.number+2; n++ {
+		private := string(k.key(n).PrivateKey)
+		if other, ok := seen[private]; ok {
+			t.Errorf("periods %d and %d have the same key", other, n)
+		}
+		seen[private] = n
+	}
+	if len(e.keys) != 3 {
+		t.Fatalf("%d keys, want 3", len(e.keys))
+	}
+	for i, n := range []int64{e.number, e.number - 1, e.number + 1} {
+		if got := e.keys[i]; seen[string(got.PrivateKey)] != n || got.SendAsRetry != (i == 0) {
+			t.Errorf("key %d is not of period %d, or retry %v", i, n-e.number, got.SendAsRetry)
+		}
+	}
 }
 
 func TestECHIsChecked(t *testing.T) {
