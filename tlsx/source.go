@@ -14,7 +14,8 @@ type CertSource interface {
 	// Certificate returns the certificate for a hello, whose ServerName is in
 	// normal form, and the IP address connected to if the client sent no name.
 	// An empty ServerName asks for the source's own certificate, as when it is
-	// used as a client. Nil without an error means that the source has none.
+	// used as a client. Nil without an error means that the source has none, and
+	// so does an error that wraps ErrUnknownName, which says why.
 	Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 

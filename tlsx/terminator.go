@@ -74,8 +74,8 @@ type generation struct {
 
 var (
 	// ErrUnknownName is given to OnReject for a name that no policy covers or
-	// that no source has a certificate for. The client gets the alert
-	// unrecognized_name.
+	// that no source has a certificate for; where a source said why, it is wrapped
+	// by that error. The client gets the alert unrecognized_name.
 	ErrUnknownName = errors.New("tlsx: no policy and certificate for this name")
 	// ErrUnauthorized is wrapped by the error given to OnReject when a client's
 	// certificate is valid but Authorize refused it.
@@ -259,31 +259,38 @@ func (t *Terminator) lookUp(hello *tls.ClientHelloInfo) (*tls.Certificate, error
 	said := answerFailed
 	defer func() { t.unknown.learn(hello.ServerName, said, time.Now()) }() // also after a panic
 	cert, err := t.certificate(hello)
-	if err != nil {
-		return nil, err
+	if cert == nil && err == nil {
+		err = ErrUnknownName
 	}
-	if cert == nil {
+	switch {
+	case err == nil:
+		said = answerHad
+	case errors.Is(err, ErrUnknownName):
 		said = answerNone
-		return nil, ErrUnknownName
 	}
-	said = answerHad
-	return cert, nil
+	return cert, err
 }
 
 // certificate asks the sources in their order. An error of one is not the end:
-// the next may have a certificate.
+// the next may have a certificate. That some have none is said only if none
+// failed otherwise.
 func (t *Terminator) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	var errs []error
+	var failed, none []error
 	for _, s := range t.certs {
 		cert, err := s.Certificate(hello)
-		if cert != nil && err == nil {
+		switch {
+		case errors.Is(err, ErrUnknownName):
+			none = append(none, err)
+		case err != nil:
+			failed = append(failed, err)
+		case cert != nil:
 			return cert, nil
 		}
-		if err != nil {
-			errs = append(errs, err)
-		}
 	}
-	return nil, errors.Join(errs...)
+	if len(failed) > 0 {
+		return nil, errors.Join(failed...)
+	}
+	return nil, errors.Join(none...)
 }
 
 func (t *Terminator) reject(name string, hello *tls.ClientHelloInfo, err error) {

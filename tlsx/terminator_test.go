@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/palisade-go/palisade/internal/memnet"
 	"github.com/palisade-go/palisade/internal/testcert"
@@ -59,9 +61,80 @@ func TestNoNameAndNoPolicyForTheAddress(t *testing.T) {
 	wantAlert(t, r.clientErr, alertUnrecognizedName)
 }
 
+// TestNoNameIsNobodys asks a policy for every name for what is none: it gets an
+// alert, and no source is asked for its own certificate.
+func TestNoNameIsNobodys(t *testing.T) {
+	ca := testcert.NewCA(t)
+	rejected := make(chan rejection, 1)
+	term := newTerminator(t, Config{Certs: []CertSource{static(ca.Issue(testcert.Leaf{Names: []string{"www.test"}}))}, OnReject: collect(rejected)})
+	for _, name := range []string{"www test", "*.test", "www..test", "a/b", "user@www.test", "bücher.test"} {
+		r := shake(t, term.ServerConfig(), &tls.Config{ServerName: name, InsecureSkipVerify: true})
+		if r.ok() {
+			t.Errorf("%q got the certificate of %v", name, r.client.PeerCertificates[0].DNSNames)
+			continue
+		}
+		wantAlert(t, r.clientErr, alertUnrecognizedName)
+		if got := <-rejected; !errors.Is(got.err, ErrUnknownName) || got.name != "" {
+			t.Errorf("%q: OnReject got %+v", name, got)
+		}
+	}
+}
+
+// TestSourcesGetNormalNames is the promise of CertSource.
+func TestSourcesGetNormalNames(t *testing.T) {
+	ca := testcert.NewCA(t)
+	own := static(ca.Issue(testcert.Leaf{Names: []string{"www.test", "192.0.2.1"}}))
+	var asked []string
+	term := newTerminator(t, Config{Certs: []CertSource{CertFunc(func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		asked = append(asked, hello.ServerName)
+		return own.Certificate(hello)
+	})}})
+	for name, want := range map[string]string{"WWW.Test": "www.test", "192.0.2.1": "192.0.2.1", "www.test": "www.test"} {
+		asked = nil
+		if r := shake(t, term.ServerConfig(), &tls.Config{ServerName: name, RootCAs: ca.Pool()}); !r.ok() || len(asked) == 0 {
+			t.Errorf("%s: asked %d times: %v / %v", name, len(asked), r.clientErr, r.serverErr)
+		}
+		if slices.ContainsFunc(asked, func(got string) bool { return got != want }) {
+			t.Errorf("%s: the source was asked for %q, want %q", name, asked, want)
+		}
+	}
+}
+
+// TestNewKeepsItsOwnCopy changes what New was given.
+func TestNewKeepsItsOwnCopy(t *testing.T) {
+	ca := testcert.NewCA(t)
+	alice := ca.Issue(testcert.Leaf{CommonName: "alice"})
+	c := Config{
+		Certs:    []CertSource{static(ca.Issue(testcert.Leaf{Names: []string{"a.test"}}))},
+		Policies: []Policy{{Names: []string{"a.test"}, ALPN: []string{"one"}, Client: &ClientAuth{Mode: Required, Roots: rootsOf(t, ca), Authorize: func(context.Context, *Identity) error { return errors.New("denied") }}}},
+	}
+	term := newTerminator(t, c)
+	c.Policies[0].Client.Authorize, c.Policies[0].Client.Mode = nil, Optional
+	c.Policies[0].Names[0], c.Policies[0].ALPN[0], c.Certs[0] = "b.test", "two", CertFunc(nil)
+	client := &tls.Config{ServerName: "a.test", RootCAs: ca.Pool(), NextProtos: []string{"one"}, Certificates: []tls.Certificate{alice}}
+	if r := shake(t, term.ServerConfig(), client); !errors.Is(r.serverErr, ErrUnauthorized) || r.client.NegotiatedProtocol != "one" {
+		t.Errorf("protocol %q, %v, want one, refused by Authorize", r.client.NegotiatedProtocol, r.serverErr)
+	}
+	if r := shake(t, term.ServerConfig(), &tls.Config{ServerName: "a.test", RootCAs: ca.Pool()}); r.ok() {
+		t.Error("a client without a certificate was let in")
+	}
+}
+
+// TestSomeChallengeProtocolIsNone has a client that speaks other protocols, too,
+// which is no validator (RFC 8737, section 3): it is served as everybody.
+func TestSomeChallengeProtocolIsNone(t *testing.T) {
+	ca := testcert.NewCA(t)
+	term := newTerminator(t, Config{Certs: []CertSource{static(ca.Issue(testcert.Leaf{Names: []string{"a.test"}}))}})
+	r := shake(t, term.ServerConfig(), &tls.Config{ServerName: "a.test", RootCAs: ca.Pool(), NextProtos: []string{acmeALPN, "http/1.1"}})
+	if !r.ok() || r.client.NegotiatedProtocol != "http/1.1" {
+		t.Errorf("protocol %q: %v / %v", r.client.NegotiatedProtocol, r.clientErr, r.serverErr)
+	}
+}
+
 func TestSourcesInOrder(t *testing.T) {
 	ca := testcert.NewCA(t)
-	broken := CertFunc(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("broken") })
+	wrong := ca.Issue(testcert.Leaf{CommonName: "wrong", Names: []string{"a.test", "b.test", "c.test"}})
+	broken := CertFunc(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &wrong, errors.New("broken") })
 	first := ca.Issue(testcert.Leaf{CommonName: "first", Names: []string{"a.test"}})
 	second := ca.Issue(testcert.Leaf{CommonName: "second", Names: []string{"a.test", "b.test"}})
 	rejected := make(chan rejection, 1)
@@ -85,10 +158,12 @@ func TestClientAuth(t *testing.T) {
 	stranger := otherCA.Issue(testcert.Leaf{CommonName: "alice"})
 	serverOnly := clientCA.Issue(testcert.Leaf{CommonName: "alice", Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	deny := errors.New("not alice")
+	var contexts []context.Context
 	onlyAlice := func(ctx context.Context, id *Identity) error {
 		if ctx.Err() != nil {
 			t.Error("the context of a handshake that goes on has ended")
 		}
+		contexts = append(contexts, ctx)
 		if id.CommonName != "alice" {
 			return deny
 		}
@@ -128,6 +203,9 @@ func TestClientAuth(t *testing.T) {
 			}
 		}
 	}
+	if len(contexts) != 4 || slices.ContainsFunc(contexts, func(ctx context.Context) bool { return ctx.Err() == nil }) {
+		t.Errorf("Authorize was asked %d times, want 4, each with a context that ends with the handshake", len(contexts))
+	}
 	close(rejected)
 	n := 0
 	for r := range rejected {
@@ -159,9 +237,9 @@ func challengeCert(t *testing.T, ca *testcert.CA, name string) tls.Certificate {
 func TestChallengeIsNoWayIn(t *testing.T) {
 	ca := testcert.NewCA(t)
 	challenge := challengeCert(t, ca, "a.test")
-	pending := true
+	pending, rejected := true, make(chan rejection, 1)
 	source := CertFunc(func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		if pending && slices.Contains(hello.SupportedProtos, "acme-tls/1") {
+		if pending && slices.Equal(hello.SupportedProtos, []string{"acme-tls/1"}) && hello.ServerName == "a.test" {
 			return &challenge, nil
 		}
 		return nil, nil
@@ -169,6 +247,7 @@ func TestChallengeIsNoWayIn(t *testing.T) {
 	term := newTerminator(t, Config{
 		Certs:    []CertSource{static(ca.Issue(testcert.Leaf{Names: []string{"a.test"}})), source},
 		Policies: []Policy{{Names: []string{"a.test"}, Client: &ClientAuth{Mode: Required, Roots: rootsOf(t, ca)}}},
+		OnReject: collect(rejected),
 	})
 	validator := &tls.Config{ServerName: "a.test", InsecureSkipVerify: true, NextProtos: []string{"acme-tls/1"}}
 	r := shake(t, term.ServerConfig(), validator)
@@ -181,6 +260,12 @@ func TestChallengeIsNoWayIn(t *testing.T) {
 	pending = false
 	r = shake(t, term.ServerConfig(), validator)
 	wantAlert(t, r.clientErr, alertUnrecognizedName)
+	if got := <-rejected; got.name != "a.test" || !errors.Is(got.err, ErrUnknownName) {
+		t.Errorf("OnReject got %+v", got)
+	}
+	if isChallenge(new(tls.Certificate)) || isChallenge(&tls.Certificate{Certificate: [][]byte{{1}}}) {
+		t.Error("what is no certificate is a challenge")
+	}
 }
 
 func TestChallengeSubject(t *testing.T) {
@@ -191,6 +276,7 @@ func TestChallengeSubject(t *testing.T) {
 		"2.0.192.in-addr.arpa":   "2.0.192.in-addr.arpa",
 		"x.2.0.192.in-addr.arpa": "x.2.0.192.in-addr.arpa",
 		"1.ip6.arpa":             "1.ip6.arpa",
+		"b-a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa":  "b-a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa",
 		"b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.x.ip6.arpa":  "b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.x.ip6.arpa",
 		"ba.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.1.ip6.arpa": "ba.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.1.ip6.arpa",
 	} {
@@ -235,6 +321,7 @@ func TestRequireSNIMatch(t *testing.T) {
 		{"a.test", "a.test", "", 200}, {"a.test", "A.TEST.:443", "", 200}, {"A.test", "a.test:8443", "", 200},
 		{"a.test", "b.test", "", 421}, {"a.test", "x.a.test", "", 421}, {"a.test", "", "", 421}, {"a.test", "192.0.2.1", "", 421},
 		{"", "a.test", "192.0.2.1:443", 200}, {"", "192.0.2.1", "192.0.2.1:443", 200},
+		{"a b", "b.test", "", 421}, {"a b", "a b", "", 421}, // what no handshake of ours would bring
 		{"", "b.test", "192.0.2.1:443", 421}, {"", "a.test", "192.0.2.9:443", 421}, {"", "c.test", "192.0.2.9:443", 421}, {"", "a.test", "", 421},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
@@ -265,6 +352,18 @@ func TestCertEventKind(t *testing.T) {
 	}
 }
 
+// plannedSource tells when it renews.
+type plannedSource struct {
+	CertSource
+	leaf *certificate
+}
+
+func (p plannedSource) Certificates() []*x509.Certificate { return chainOf(p.leaf) }
+
+func (p plannedSource) Renewal(c *x509.Certificate) (at, start, end time.Time) {
+	return c.NotBefore.Add(1), c.NotBefore.Add(2), c.NotBefore.Add(3)
+}
+
 func TestCertificatesSoonestFirst(t *testing.T) {
 	dir := t.TempDir()
 	ca, err := OpenCA(CAConfig{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
@@ -279,8 +378,23 @@ func TestCertificatesSoonestFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	planned := plannedSource{static(tls.Certificate{}), testcert.NewCA(t).Issue(testcert.Leaf{Names: []string{"planned.test"}, NotAfter: time.Now().Add(10 * 365 * 24 * time.Hour)}).Leaf}
 	blind := CertFunc(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil })
-	infos := newTerminator(t, Config{Certs: []CertSource{blind, long, short}}).Certificates()
+	infos := newTerminator(t, Config{Certs: []CertSource{planned, blind, long, short}}).Certificates()
+	if len(infos) == 3 {
+		at := planned.leaf.NotBefore
+		if got, want := infos[2], (CertInfo{Names: []string{"planned.test"}, Issuer: "CN=palisade test CA", NotBefore: at, NotAfter: planned.leaf.NotAfter, Renew: at.Add(1), WindowStart: at.Add(2), WindowEnd: at.Add(3)}); !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+		if !infos[0].Renew.IsZero() || !infos[0].WindowStart.IsZero() || !infos[0].WindowEnd.IsZero() {
+			t.Errorf("a plan from nowhere: %+v", infos[0])
+		}
+		infos[2].Names[0] = "changed"
+		if planned.leaf.DNSNames[0] != "planned.test" {
+			t.Error("the certificate changed with what Certificates returned")
+		}
+		infos = infos[:2]
+	}
 	if len(infos) != 2 || infos[0].Names[0] != "short.test" || !slices.Equal(infos[1].Names, []string{"long.test", "192.0.2.1"}) || infos[0].Issuer != "CN=Palisade internal CA" {
 		t.Errorf("Certificates() = %+v", infos)
 	}

@@ -99,6 +99,122 @@ func TestUnknownBudgets(t *testing.T) {
 	}
 }
 
+// TestUnknownWithReason has sources that say why there is no certificate, and one
+// that fails beside them.
+func TestUnknownWithReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reason := errors.New("no customer of ours")
+		var asked atomic.Int32
+		refuse := CertFunc(func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			asked.Add(1)
+			return nil, fmt.Errorf("refused: %w: %w", ErrUnknownName, reason)
+		})
+		var broken atomic.Pointer[error]
+		other := CertFunc(func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if err := broken.Load(); err != nil {
+				return nil, *err
+			}
+			return nil, nil
+		})
+		down := errors.New("down")
+		rejected := make(chan rejection, 1)
+		term := newTerminator(t, Config{Certs: []CertSource{refuse, other, refuse}, OnReject: collect(rejected), Unknown: &UnknownNames{}})
+		visit := func(asks int32, want error, alert bool) {
+			t.Helper()
+			asked.Store(0)
+			r := shake(t, term.ServerConfig(), &tls.Config{ServerName: "x.test", InsecureSkipVerify: true})
+			if got := <-rejected; r.ok() || !errors.Is(got.err, want) || errors.Is(got.err, ErrUnknownName) != alert || asked.Load() != asks {
+				t.Errorf("asked %d times, want %d; rejected with %v, want %v", asked.Load(), asks, got.err, want)
+			}
+			if alert {
+				wantAlert(t, r.clientErr, alertUnrecognizedName)
+			}
+		}
+		visit(2, reason, true)
+		visit(0, ErrUnknownName, true)
+		time.Sleep(10 * time.Second)
+		broken.Store(&down) // then it is not known whether there is one
+		visit(2, down, false)
+		visit(2, down, false)
+		broken.Store(nil)
+		visit(2, reason, true)
+		visit(0, ErrUnknownName, true)
+	})
+}
+
+func TestUnknownDefaults(t *testing.T) {
+	if n := newUnknownNames(&UnknownNames{}); n.UnknownNames != (UnknownNames{10 * time.Second, 250_000, 100, 100_000}) {
+		t.Errorf("%+v", n.UnknownNames)
+	}
+	for _, bad := range []UnknownNames{{TTL: -1}, {Max: -1}, {PerClient: -1}, {Total: -1}} {
+		if bad.validate() == nil {
+			t.Errorf("%+v was accepted", bad)
+		}
+	}
+}
+
+// textAddr is an address of another kind than package net's.
+type textAddr string
+
+func (textAddr) Network() string  { return "tcp" }
+func (a textAddr) String() string { return string(a) }
+
+func TestClientPrefix(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1:80": "192.0.2.1/32", "192.0.2.2:80": "192.0.2.2/32", "[::ffff:192.0.2.1]:80": "192.0.2.1/32",
+		"[2001:db8::1]:80": "2001:db8::/64", "[2001:db8:0:0:ffff::1]:80": "2001:db8::/64", "[2001:db8:0:1::1]:80": "2001:db8:0:1::/64", "[fe80::1%eth0]:80": "fe80::/64",
+		"@": "invalid Prefix", "192.0.2.1": "invalid Prefix",
+	} {
+		if got := clientPrefix(textAddr(addr)); got.String() != want {
+			t.Errorf("%s: %v, want %s", addr, got, want)
+		}
+	}
+	if got := clientPrefix(nil); got.IsValid() {
+		t.Errorf("nil: %v", got)
+	}
+}
+
+// TestAgingSet holds a set to its bounds: each entry lives for its time, unless
+// there are too many.
+func TestAgingSet(t *testing.T) {
+	start := time.Now()
+	s := agingSet{ttl: time.Minute, max: 10}
+	at := func(d time.Duration) time.Time { return start.Add(d) }
+	s.add(1, start)
+	s.add(2, at(50*time.Second))
+	s.add(3, at(70*time.Second)) // begins another half
+	for _, c := range []struct {
+		hash uint64
+		at   time.Duration
+		want bool
+	}{
+		{1, 0, true}, {1, time.Minute - 1, true}, {1, time.Minute, false}, {1, 70 * time.Second, false},
+		{2, 70 * time.Second, true}, {2, 110*time.Second - 1, true}, {2, 110 * time.Second, false},
+		{3, 70 * time.Second, true}, {3, 130*time.Second - 1, true}, {3, 130 * time.Second, false}, {4, 0, false},
+	} {
+		if got := s.has(c.hash, at(c.at)); got != c.want {
+			t.Errorf("%d after %v: %v, want %v", c.hash, c.at, got, c.want)
+		}
+	}
+	for h := range uint64(1000) {
+		s.add(100+h, at(70*time.Second))
+		if n := len(s.young) + len(s.old); n > s.max {
+			t.Fatalf("%d entries, want at most %d", n, s.max)
+		}
+		if !s.has(100+h, at(71*time.Second)) || h > 4 && !s.has(100+h-4, at(71*time.Second)) {
+			t.Fatalf("of the last five entries one is forgotten after %d", h)
+		}
+	}
+	// Those whose time is over are not kept for want of others.
+	aged := agingSet{ttl: time.Minute, max: 1000}
+	for i := range 100 {
+		aged.add(uint64(i), at(time.Duration(i)*time.Minute))
+	}
+	if n := len(aged.young) + len(aged.old); n > 2 {
+		t.Errorf("%d entries, of which one is in its time", n)
+	}
+}
+
 // TestOneDecisionAtOnce has many clients ask for the same new names at once.
 func TestOneDecisionAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

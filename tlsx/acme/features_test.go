@@ -204,6 +204,53 @@ func TestOnDemandFailure(t *testing.T) {
 	}
 }
 
+// TestDecisionsAreRemembered has a Terminator bound what it costs that strangers
+// ask again and again: one decision for a name, unless the handshake ended before
+// there was one.
+func TestDecisionsAreRemembered(t *testing.T) {
+	var decided atomic.Int32
+	var leave atomic.Pointer[context.CancelFunc]
+	s := offline(t, Config{Storage: &certmagic.FileStorage{Path: t.TempDir()}, OnDemand: &OnDemand{Decide: func(ctx context.Context, _ string, _ net.Addr) error {
+		decided.Add(1)
+		if cancel := leave.Load(); cancel != nil {
+			(*cancel)()
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return errors.New("not a customer")
+	}}})
+	var rejected []error
+	conf := terminator(t, tlsx.Config{Certs: []tlsx.CertSource{s}, Unknown: &tlsx.UnknownNames{TTL: time.Hour}, OnReject: func(_ string, _ net.Addr, err error) {
+		rejected = append(rejected, err)
+	}}).ServerConfig()
+	handshake := func(ctx context.Context, name string) {
+		client, server := net.Pipe()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			tls.Client(client, &tls.Config{ServerName: name}).HandshakeContext(t.Context())
+			client.Close()
+		})
+		tls.Server(server, conf).HandshakeContext(ctx)
+		server.Close()
+		wg.Wait()
+	}
+	for range 3 {
+		handshake(t.Context(), "stranger.test")
+	}
+	if n := decided.Load(); n != 1 || len(rejected) != 3 || !errors.Is(rejected[0], ErrDenied) {
+		t.Errorf("decided %d times about a stranger, want once: %v", n, rejected)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	leave.Store(&cancel)
+	decided.Store(0)
+	handshake(ctx, "customer.test")
+	leave.Store(nil)
+	handshake(t.Context(), "customer.test")
+	if n := decided.Load(); n != 2 {
+		t.Errorf("decided %d times, want again after a client that went away", n)
+	}
+}
+
 func TestNewChecksFeatures(t *testing.T) {
 	_, err := New(Config{
 		Storage: &certmagic.FileStorage{}, Account: &ExternalAccount{KeyID: "x"}, Fallbacks: []Authority{{Directory: "http://a.test"}, {}},

@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/palisade-go/palisade/tlsx"
 )
 
 // OnDemand gets certificates for names that are not configured, in their first
@@ -19,7 +21,8 @@ import (
 type OnDemand struct {
 	// Decide returns nil for a name that a certificate may be obtained for: one
 	// that is known to belong here. It is asked for a new name, and again after
-	// a failure. The context ends with the handshake. Nil is an error.
+	// a failure; a name that it refused, for whatever reason, tlsx.Config.Unknown
+	// remembers for a while. The context ends with the handshake. Nil is an error.
 	Decide func(ctx context.Context, name string, remote net.Addr) error
 	// Max is how many names there may be besides Config.Names. Zero means 1000.
 	Max int
@@ -30,12 +33,21 @@ type OnDemand struct {
 
 var (
 	// ErrDenied is wrapped by the error of [Source.Certificate] for a name that
-	// OnDemand.Decide refused.
+	// OnDemand.Decide refused, beside tlsx.ErrUnknownName and Decide's own.
 	ErrDenied = errors.New("acme: no certificate on demand for this name")
 	// ErrLimit is wrapped by the error of [Source.Certificate] for a name beyond
 	// the limits of OnDemand.
 	ErrLimit = errors.New("acme: limit of certificates on demand")
 )
+
+// deniedError is why OnDemand.Decide refused a name.
+type deniedError struct{ err error }
+
+func (e *deniedError) Error() string { return ErrDenied.Error() + ": " + e.err.Error() }
+
+// Unwrap says with tlsx.ErrUnknownName that there is no certificate, and will be
+// none for now.
+func (e *deniedError) Unwrap() []error { return []error{ErrDenied, tlsx.ErrUnknownName, e.err} }
 
 // demandRetry is how long a name is left alone after a failure.
 const demandRetry = time.Minute
@@ -116,7 +128,10 @@ func (s *Source) onDemand(ctx context.Context, hello *tls.ClientHelloInfo, name 
 			remote = hello.Conn.RemoteAddr()
 		}
 		if err := s.conf.OnDemand.Decide(ctx, name, remote); err != nil {
-			return fmt.Errorf("%w: %w", ErrDenied, err)
+			if ctx.Err() != nil { // which refuses nobody: a client cannot have others refused by going away
+				return fmt.Errorf("acme: %s: %w", name, context.Cause(ctx))
+			}
+			return &deniedError{err}
 		}
 		stored, err := s.load(ctx, name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged) {
