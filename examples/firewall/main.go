@@ -6,17 +6,21 @@
 //	firewall -policy policy.fw -check
 //	firewall -policy policy.fw -explain 'GET http://host/path from 192.0.2.1'
 //
-// With -state the bans outlive a restart. SIGHUP reads the policy and its lists again. If anything is wrong with them
-// every mistake is logged, and the old policy stays.
+// With -state the bans outlive a restart. SIGHUP reads the policy and its lists
+// again. If anything is wrong with them every mistake is logged, and the old policy
+// stays.
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
@@ -28,6 +32,8 @@ import (
 )
 
 func main() {
+	// The bans are saved at the end, also if nobody reads the log any more.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	reload := make(chan os.Signal, 1)
@@ -37,19 +43,23 @@ func main() {
 
 // config is what the flags say.
 type config struct {
-	policy, listen, dir, state, explain string
-	trusted                             []netip.Prefix
-	backend                             *url.URL
-	h2c, check                          bool
+	policy, listen, dir, state string
+	trusted                    []netip.Prefix
+	backend                    *url.URL
+	h2c, check                 bool
+
+	request *http.Request  // of -explain, nil without
+	peer    netip.AddrPort // whose it is
 }
 
 // run is main with its surroundings as arguments; it returns the exit status.
 func run(ctx context.Context, reload <-chan os.Signal, args []string, stdout, stderr io.Writer) int {
-	c, err := parseFlags(args, stderr)
+	c, err := parseFlags(args, stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
+		fmt.Fprintf(stderr, "firewall: %v\n", err)
 		return 2
 	}
 	if err := c.do(ctx, reload, stdout, slog.New(slog.NewTextHandler(stderr, nil))); err != nil {
@@ -59,49 +69,71 @@ func run(ctx context.Context, reload <-chan os.Signal, args []string, stdout, st
 	return 0
 }
 
-func parseFlags(args []string, stderr io.Writer) (*config, error) {
+// parseFlags reads what is on the command line. It writes to help only if it was
+// asked for help; then the error is flag.ErrHelp.
+func parseFlags(args []string, help io.Writer) (*config, error) {
 	c := new(config)
+	var usage bytes.Buffer
 	set := flag.NewFlagSet("firewall", flag.ContinueOnError)
-	set.SetOutput(stderr)
+	set.SetOutput(&usage)
 	set.StringVar(&c.policy, "policy", "", "`file` of the policy")
 	set.StringVar(&c.listen, "listen", "127.0.0.1:8080", "`address` to listen on")
-	set.Func("trusted", "`network` of proxies whose X-Forwarded-For is believed; may be given several times", func(s string) error {
-		p, err := netip.ParsePrefix(s)
-		c.trusted = append(c.trusted, p)
-		return err
-	})
-	set.Func("backend", "`URL` to pass requests on to", func(s string) error {
-		u, err := url.Parse(s)
-		if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
-			err = errors.New("want one such as http://127.0.0.1:9000")
-		}
-		c.backend = u
-		return err
-	})
+	set.Func("trusted", "`network` of proxies whose X-Forwarded-For is believed; may be given several times", c.addTrusted)
+	set.Func("backend", "`URL` to pass requests on to", c.setBackend)
 	set.StringVar(&c.dir, "dir", "", "`folder` to serve")
 	set.StringVar(&c.state, "state", "", "`file` that keeps bans over a restart")
 	set.BoolVar(&c.h2c, "h2c", false, "speak HTTP/2 without TLS too")
 	set.BoolVar(&c.check, "check", false, "check the policy and exit")
-	set.StringVar(&c.explain, "explain", "", "say what becomes of a `request`, such as 'GET http://host/path from 192.0.2.1', and exit")
-	if err := set.Parse(args); err != nil {
+	set.Func("explain", "say what becomes of a `request`, such as 'GET http://host/path from 192.0.2.1', and exit", func(s string) (err error) {
+		c.request, c.peer, err = parseRequest(s)
+		return err
+	})
+	switch err := set.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		io.Copy(help, &usage)
 		return nil, err
-	}
-	var err error
-	switch {
+	case err != nil:
+		return nil, err
 	case set.NArg() > 0:
-		err = fmt.Errorf("firewall: argument %q, want flags only", set.Arg(0))
+		return nil, fmt.Errorf("argument %q, want flags only", set.Arg(0))
 	case c.policy == "":
-		err = errors.New("firewall: no -policy, want the name of its file")
+		return nil, errors.New("no -policy, want the name of its file")
 	case c.backend != nil && c.dir != "":
-		err = errors.New("firewall: -backend and -dir, want one of them")
-	case c.check && c.explain != "":
-		err = errors.New("firewall: -check and -explain, want one of them")
+		return nil, errors.New("-backend and -dir, want one of them")
+	case c.check && c.request != nil:
+		return nil, errors.New("-check and -explain, want one of them")
 	}
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return nil, err
+	if c.dir != "" {
+		if info, err := os.Stat(c.dir); err != nil || !info.IsDir() {
+			return nil, fmt.Errorf("-dir is %q, want a folder", c.dir)
+		}
+	}
+	_, port, err := net.SplitHostPort(c.listen)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return nil, fmt.Errorf("-listen is %q, want host:port", c.listen)
 	}
 	return c, nil
+}
+
+func (c *config) addTrusted(s string) error {
+	p, err := netip.ParsePrefix(s)
+	if err != nil || p != p.Masked() {
+		return errors.New("want a network such as 10.0.0.0/8")
+	}
+	c.trusted = append(c.trusted, p)
+	return nil
+}
+
+func (c *config) setBackend(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return errors.New("want one such as http://127.0.0.1:9000")
+	}
+	c.backend = u
+	return nil
 }
 
 // do makes the firewall, and then what the flags ask for.
@@ -135,8 +167,12 @@ func (c *config) do(ctx context.Context, reload <-chan os.Signal, stdout io.Writ
 		fmt.Fprintf(stdout, "%s: %d sets, %d rules, %d size limits, %d limits, %d escalations\n",
 			c.policy, len(policy.Sets), len(policy.Rules), len(policy.Sizes), len(policy.Limits), len(policy.Escalations))
 		return nil
-	case c.explain != "":
+	case c.request != nil:
 		return c.explainTo(stdout, fw)
+	}
+	// What cannot be saved is better known now than at the end.
+	if err := c.save(fw); err != nil {
+		return err
 	}
 	return c.serve(ctx, reload, stdout, logger, fw)
 }

@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -17,7 +19,12 @@ import (
 	"github.com/palisade-go/palisade/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { leaktest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("FIREWALL_TEST_MAIN") != "" {
+		main()
+	}
+	leaktest.Main(m)
+}
 
 func once(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
@@ -44,17 +51,51 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestFlags: exit status 2, one line, and it names what is wrong.
 func TestFlags(t *testing.T) {
-	for _, args := range [][]string{
-		{}, {"-policy", "policy.fw", "x"}, {"-policy", "policy.fw", "-backend", "ftp://x"}, {"-policy", "policy.fw", "-trusted", "x"},
-		{"-policy", "policy.fw", "-backend", "http://x", "-dir", "."}, {"-policy", "policy.fw", "-check", "-explain", "x"},
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "no -policy"},
+		{[]string{"x"}, `"x"`},
+		{[]string{"-nonsense"}, "nonsense"},
+		{[]string{"-backend", "ftp://x"}, "ftp://x"},
+		{[]string{"-backend", "http://h/#x"}, "http://h/#x"},
+		{[]string{"-backend", "http://x", "-dir", "."}, "one of them"},
+		{[]string{"-trusted", "x"}, `"x"`},
+		{[]string{"-trusted", "10.0.0.1/8"}, "10.0.0.1/8"},
+		{[]string{"-check", "-explain", "GET http://h/ from 192.0.2.1"}, "one of them"},
+		{[]string{"-explain", ""}, "-explain"},
+		{[]string{"-explain", "GET /x from 192.0.2.1"}, `URL "/x"`},
+		{[]string{"-explain", "GET http://h/ from x"}, `client "x"`},
+		{[]string{"-explain", "GET http://h/ to 192.0.2.1"}, "want one such as"},
+		{[]string{"-listen", ""}, "want host:port"},
+		{[]string{"-listen", "127.0.0.1"}, "want host:port"},
+		{[]string{"-listen", "127.0.0.1:65536"}, "want host:port"},
+		{[]string{"-dir", "/nowhere"}, "/nowhere"},
+		{[]string{"-dir", "main.go"}, "main.go"},
 	} {
-		if status, _, errs := once(t, args...); status != 2 || errs == "" {
-			t.Errorf("%q: status %d, %s", args, status, errs)
+		args := c.args
+		if c.want != "no -policy" {
+			args = append([]string{"-policy", "policy.fw"}, args...)
+		}
+		status, out, errs := once(t, args...)
+		if status != 2 || out != "" || strings.Count(errs, "\n") != 1 || !strings.HasPrefix(errs, "firewall: ") || !strings.Contains(errs, c.want) {
+			t.Errorf("%q: status %d, %q%q, want one line with %s", args, status, out, errs, c.want)
 		}
 	}
-	if status, _, errs := once(t, "-h"); status != 0 || !strings.Contains(errs, "-policy") {
-		t.Errorf("help: status %d, %s", status, errs)
+	if status, out, errs := once(t, "-h"); status != 0 || !strings.Contains(out, "-policy") || errs != "" {
+		t.Errorf("help: status %d, %s%s", status, out, errs)
+	}
+}
+
+// TestStateIsTried: bans that cannot be kept are an error before there are any.
+func TestStateIsTried(t *testing.T) {
+	for _, state := range []string{"/nowhere/bans.json", t.TempDir()} {
+		if status, out, errs := once(t, "-policy", "policy.fw", "-listen", "127.0.0.1:0", "-state", state); status != 1 || out != "" || !strings.Contains(errs, state) {
+			t.Errorf("%s: status %d, %q%q", state, status, out, errs)
+		}
 	}
 }
 
@@ -66,11 +107,6 @@ func TestExplain(t *testing.T) {
 	} {
 		if status != 0 || !strings.Contains(out, want) {
 			t.Errorf("status %d, want %s in\n%s%s", status, want, out, errs)
-		}
-	}
-	for _, s := range []string{"x", "GET /x from 192.0.2.1", "GET http://h/ from x", "GET http://h/ to 192.0.2.1"} {
-		if status, _, errs := once(t, "-policy", "policy.fw", "-explain", s); status != 1 || errs == "" {
-			t.Errorf("%q: status %d", s, status)
 		}
 	}
 }
@@ -222,6 +258,53 @@ func TestDir(t *testing.T) {
 	s := start(t, nil, "-policy", "policy.fw", "-dir", dir)
 	if code, body := s.get(t, "/x.txt"); code != 200 || body != "hello" {
 		t.Errorf("status %d, %q", code, body)
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := s.get(t, "/pipe"); code != 404 {
+		t.Errorf("a pipe: status %d", code)
+	}
+}
+
+// TestNobodyReadsTheLog: the program lives on, and saves its bans at the end.
+func TestNobodyReadsTheLog(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, state := ln.Addr().String(), filepath.Join(t.TempDir(), "bans.json")
+	ln.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	cmd := exec.Command(os.Args[0], "-policy", "policy.fw", "-listen", addr, "-state", state)
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), "FIREWALL_TEST_MAIN=1"), w, w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+			break
+		}
+		if time.Now().After(end) {
+			t.Error(err)
+			break
+		}
+	}
+	os.Remove(state) // which was tried
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ends with %v", err)
+	}
+	if _, err := os.Stat(state); err != nil {
+		t.Error(err)
 	}
 }
 

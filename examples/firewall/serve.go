@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"os"
+	"path"
+	"path/filepath"
 	"time"
 
 	"github.com/palisade-go/palisade/firewall"
@@ -97,11 +100,24 @@ func (c *config) site(fw *firewall.Firewall) http.Handler {
 			}
 		}}
 	case c.dir != "":
-		return http.FileServer(http.Dir(c.dir))
+		return http.FileServer(plainDir{http.Dir(c.dir)})
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		client, _ := fw.ClientIP(r)
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintf(w, "Accepted. You are %v.\n", client)
 	})
+}
+
+// plainDir is a folder without what is neither a file nor a folder: to open a pipe
+// would wait until somebody writes into it.
+type plainDir struct{ http.Dir }
+
+// Open implements http.FileSystem.
+func (d plainDir) Open(name string) (http.File, error) {
+	info, err := os.Stat(filepath.Join(string(d.Dir), filepath.FromSlash(path.Clean("/"+name))))
+	if err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		return nil, fs.ErrNotExist
+	}
+	return d.Dir.Open(name)
 }
