@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/palisade-go/palisade/lb"
 )
@@ -24,7 +25,8 @@ func openAccessLog(path string, stdout io.Writer) (*accessLog, error) {
 	case "-":
 		return &accessLog{out: stdout}, nil
 	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	// A pipe that nobody reads is an error, and not waited for.
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o640)
 	if err != nil {
 		return nil, err
 	}

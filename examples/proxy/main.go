@@ -25,9 +25,11 @@ import (
 const drain = 30 * time.Second
 
 func main() {
-	signal.Ignore(syscall.SIGHUP)
+	// It drains, also if nobody reads the log any more.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

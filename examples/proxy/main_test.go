@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,11 +20,20 @@ import (
 	"github.com/palisade-go/palisade/internal/testcert"
 )
 
-func TestMain(m *testing.M) { leaktest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("PROXY_TEST_MAIN") != "" {
+		main()
+	}
+	leaktest.Main(m)
+}
 
 // TestBadFlags: exit status 2, one line, and it names what is wrong.
 func TestBadFlags(t *testing.T) {
 	const good = "-backend=http://127.0.0.1:9001"
+	pipe := filepath.Join(t.TempDir(), "pipe") // which nobody reads
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args []string
 		want string
@@ -50,6 +61,7 @@ func TestBadFlags(t *testing.T) {
 		{[]string{good, "-listen", "127.0.0.1:"}, "want host:port"},
 		{[]string{good, "-listen", "127.0.0.1:65536"}, "want host:port"},
 		{[]string{good, "-access-log", "/nowhere/log"}, "-access-log"},
+		{[]string{good, "-access-log", pipe}, "-access-log"},
 	} {
 		var stdout, stderr bytes.Buffer
 		status := run(t.Context(), c.args, &stdout, &stderr)
@@ -156,6 +168,13 @@ func testProxy(t *testing.T, front string) {
 	} else {
 		res.Body.Close()
 	}
+	if c, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: ca.Pool()}); err != nil {
+		t.Error(err)
+	} else {
+		io.WriteString(c, "nonsense\r\n\r\n")
+		io.Copy(io.Discard, c)
+		c.Close()
+	}
 	go func() { <-arrived; stop() }()
 	if body, res := get("/slow"); res == nil || res.StatusCode != 200 {
 		t.Errorf("the request that was in flight got %q", body)
@@ -166,5 +185,81 @@ func testProxy(t *testing.T, front string) {
 	lines, err := os.ReadFile(log)
 	if err != nil || strings.Count(string(lines), `"GET /`) != 2 || !strings.Contains(string(lines), `"OPTIONS *`) || !strings.Contains(string(lines), `"GET /slow HTTP/2.0" 200 24 "-" "Go-http-client/2.0"`) {
 		t.Errorf("log %q, %v", lines, err)
+	}
+	if got := strings.Contains(string(lines), `] "nonsense" 400 15 "-" "-"`); got != (front == "palisade") {
+		t.Errorf("log %q; a request that was refused is in it: %v", lines, got)
+	}
+}
+
+// TestSecondSignal: the first one drains, also if nobody reads the log any more, and
+// the second one does not wait.
+func TestSecondSignal(t *testing.T) {
+	asked := make(chan struct{})
+	backend, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backend.Close()
+	go func() {
+		c, err := backend.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		close(asked)
+		io.Copy(io.Discard, c) // and no answer
+	}()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	addr := freeAddr(t)
+	cmd := exec.Command(os.Args[0], "-listen", addr, "-backend", "http://"+backend.Addr().String())
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), "PROXY_TEST_MAIN=1"), w, w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	defer cmd.Process.Kill()
+	begun := time.Now()
+	dialed := func() (net.Conn, error) {
+		for ; ; time.Sleep(10 * time.Millisecond) {
+			c, err := net.Dial("tcp", addr)
+			if err == nil || len(exited) > 0 || time.Since(begun) > 20*time.Second {
+				return c, err
+			}
+		}
+	}
+	c, err := dialed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-asked
+	cmd.Process.Signal(syscall.SIGTERM)
+	for range 3000 { // until it does not listen any more
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			break
+		}
+		c.Close()
+		time.Sleep(10 * time.Millisecond)
+	}
+	if len(exited) > 0 {
+		t.Fatalf("it does not drain: %v", <-exited)
+	}
+	for end := time.Now().Add(drain - 5*time.Second); len(exited) == 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it drains on after a second signal")
+		}
+		cmd.Process.Signal(syscall.SIGTERM) // again, as the first may come too soon
+	}
+	if err := <-exited; cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+		t.Errorf("it ends with %v, want the signal", err)
 	}
 }

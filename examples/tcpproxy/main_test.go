@@ -295,3 +295,76 @@ func TestAddrInUse(t *testing.T) {
 		t.Errorf("status %d, %q", status, stderr.String())
 	}
 }
+
+// TestSecondSignal: the first one drains, also if nobody reads the log any more, and
+// the second one does not wait.
+func TestSecondSignal(t *testing.T) {
+	asked := make(chan struct{})
+	backend, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backend.Close()
+	go func() {
+		c, err := backend.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		close(asked)
+		io.Copy(io.Discard, c) // and no answer
+	}()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	addr := freeAddr(t)
+	cmd := exec.Command(os.Args[0], "-listen", addr, "-backend", backend.Addr().String())
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), "TCPPROXY_TEST_MAIN=1"), w, w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	defer cmd.Process.Kill()
+	begun := time.Now()
+	dialed := func() (net.Conn, error) {
+		for ; ; time.Sleep(10 * time.Millisecond) {
+			c, err := net.Dial("tcp", addr)
+			if err == nil || len(exited) > 0 || time.Since(begun) > 20*time.Second {
+				return c, err
+			}
+		}
+	}
+	c, err := dialed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-asked
+	cmd.Process.Signal(syscall.SIGTERM)
+	for range 3000 { // until it does not listen any more
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			break
+		}
+		c.Close()
+		time.Sleep(10 * time.Millisecond)
+	}
+	if len(exited) > 0 {
+		t.Fatalf("it does not drain: %v", <-exited)
+	}
+	for end := time.Now().Add(drain - 5*time.Second); len(exited) == 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it drains on after a second signal")
+		}
+		cmd.Process.Signal(syscall.SIGTERM) // again, as the first may come too soon
+	}
+	if err := <-exited; cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+		t.Errorf("it ends with %v, want the signal", err)
+	}
+}
