@@ -43,6 +43,8 @@ const (
 	dbMariaDB  = "mariadb"
 	dbEmbedded = "embedded"
 	dbRunning  = "running" // -db-primary names servers that run already
+
+	maxRate = 1_000_000 // of the firewall's limits
 )
 
 // errUsage is a command line that cannot be used; what is wrong was printed.
@@ -148,8 +150,12 @@ func (c *config) check() error {
 		if a.addr == "" && a.optional {
 			continue
 		}
-		if _, err := net.ResolveTCPAddr("tcp", a.addr); err != nil {
+		tcp, err := net.ResolveTCPAddr("tcp", a.addr)
+		if err != nil {
 			return fmt.Errorf("-%s is %q, want HOST:PORT: %v", a.flag, a.addr, err)
+		}
+		if tcp == nil || tcp.Port == 0 {
+			return fmt.Errorf("-%s is %q, want HOST:PORT with a port that others can know", a.flag, a.addr)
 		}
 	}
 	if c.admin != "" {
@@ -160,8 +166,8 @@ func (c *config) check() error {
 	if len(c.domains) == 0 && (c.acmeDirectory != "" || c.acmeEmail != "" || c.acmeCA != "") {
 		return errors.New("-acme-directory, -acme-email and -acme-ca need -domain")
 	}
-	if c.rate <= 0 || c.burst < 1 {
-		return fmt.Errorf("-rate is %v and -burst is %d, want more than 0", float64(c.rate), c.burst)
+	if !(c.rate > 0 && c.rate <= maxRate) || c.burst < 1 {
+		return fmt.Errorf("-rate is %v and -burst is %d, want more than 0, and %v a second at most", float64(c.rate), c.burst, maxRate)
 	}
 	if c.dbWait <= 0 {
 		return fmt.Errorf("-db-wait is %v, want more than 0", c.dbWait)

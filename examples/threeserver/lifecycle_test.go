@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,6 +27,11 @@ func TestUsage(t *testing.T) {
 		{"-db-replica", "u@tcp(127.0.0.1:1)/x"},
 		{"-admin", "0.0.0.0:9090"},
 		{"-https", "nowhere"},
+		{"-https", ""},
+		{"-https", "127.0.0.1:0"},
+		{"-http", "127.0.0.1:0"},
+		{"-rate", "NaN"},
+		{"-rate", "1e7"},
 		{"-acme-email", "a@b.example"},
 		{"-burst", "0"},
 		{"-db-wait", "0s"},
@@ -106,6 +112,52 @@ func TestAddressInUse(t *testing.T) {
 		t.Errorf("exit status %d, want 1 and the flag's name:\n%s", status, p.output())
 	}
 	p.nothingLeft()
+}
+
+// TestNobodyReadsTheLog: as with "| head", and with "| tee log" when Ctrl-C ends tee
+// first. What was started is stopped all the same.
+func TestNobodyReadsTheLog(t *testing.T) {
+	tmp, err := os.MkdirTemp("", "p3-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(tmp)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	a := freeAddresses(t)
+	cmd := exec.Command(binary, a.flags("-db", "embedded")...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), "TMPDIR="+tmp), w, w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		if c, err := net.Dial("tcp", a.admin); err == nil { // which is opened last
+			c.Close()
+			break
+		}
+		if len(exited) > 0 || time.Now().After(end) {
+			t.Error("it does not serve")
+			break
+		}
+	}
+	cmd.Process.Signal(os.Interrupt)
+	select {
+	case err := <-exited:
+		if err != nil {
+			t.Errorf("it ends with %v", err)
+		}
+	case <-time.After(time.Minute):
+		cmd.Process.Kill()
+		t.Errorf("it does not end: %v", <-exited)
+	}
+	(&process{t: t, tmp: tmp}).nothingLeft()
 }
 
 // TestWithoutMariaDB hides mariadbd: the default must fall back, and say so.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
 )
 
 // serviceMap is what the program prints once everything runs.
@@ -36,7 +38,7 @@ func (m *serviceMap) addDatabase(db database) {
 func (m *serviceMap) addEdge(c *config) {
 	host, port, _ := net.SplitHostPort(c.https)
 	about := "HTTPS, certificate of the CA below"
-	m.curl = "--cacert " + m.ca
+	m.curl = "--cacert " + quoted(m.ca)
 	name := host
 	switch ip := net.ParseIP(host); {
 	case len(c.domains) > 0:
@@ -78,10 +80,22 @@ func (m *serviceMap) print(out io.Writer) {
 		fmt.Fprintln(w, n)
 	}
 	if m.url != "" {
-		curl := strings.TrimSpace("curl " + m.curl)
-		fmt.Fprintf(w, "\nTry:\n  %s %s/api/notes\n", curl, m.url)
-		fmt.Fprintf(w, "  %s -H 'Content-Type: application/json' -d '{\"text\":\"hello\"}' %s/api/notes\n", curl, m.url)
-		fmt.Fprintf(w, "  %s --cert %s --key %s %s/\n", curl, m.cert, m.key, m.url)
+		curl, notes := strings.TrimSpace("curl "+m.curl), quoted(m.url+"/api/notes")
+		fmt.Fprintf(w, "\nTry:\n  %s %s\n", curl, notes)
+		fmt.Fprintf(w, "  %s -H 'Content-Type: application/json' -d '{\"text\":\"hello\"}' %s\n", curl, notes)
+		fmt.Fprintf(w, "  %s --cert %s --key %s %s\n", curl, quoted(m.cert), quoted(m.key), quoted(m.url+"/"))
 	}
 	fmt.Fprintln(w, "\nCtrl-C stops everything.")
+}
+
+// quoted is a word as a shell takes it: a folder may have a space in its name, and
+// an address of IPv6 has brackets.
+func quoted(s string) string {
+	plain := func(r rune) bool {
+		return r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("/.:@%+=,_-", r))
+	}
+	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
