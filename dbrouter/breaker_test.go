@@ -37,3 +37,31 @@ func TestEject(t *testing.T) {
 		t.Errorf("%+v", rec.last(t))
 	}
 }
+
+// TestEjectAfterAFewInARow: failures with a success between them do not add up.
+func TestEjectAfterAFewInARow(t *testing.T) {
+	p := newPair(t)
+	for _, after := range []int{3, -1} {
+		conf := p.config()
+		conf.CheckInterval, conf.OnStateChange, conf.EjectAfter = time.Hour, nil, after
+		r, rec := open(t, conf)
+		upReplicas(t, r, 1)
+		for i := range 4 {
+			remove := p.replica.Inject(mysqltest.Fault{Match: match(query), CutBefore: true, Times: 2})
+			for range 2 {
+				if one[int](t, r.DB(), query); rec.last(t).Role != Primary {
+					t.Errorf("%d: %+v", i, rec.last(t))
+				}
+			}
+			remove()
+			if after > 0 {
+				if one[int](t, r.DB(), query); rec.last(t).Role != Replica {
+					t.Errorf("%d: %+v", i, rec.last(t))
+				}
+			}
+		}
+		if s := r.Status()[1]; s.State != Up {
+			t.Errorf("EjectAfter %d: %+v", after, s)
+		}
+	}
+}

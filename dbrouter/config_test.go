@@ -55,6 +55,71 @@ func TestConfigMistakes(t *testing.T) {
 	}
 }
 
+// TestConfigBounds: what is out of its bounds is refused, with the value found.
+func TestConfigBounds(t *testing.T) {
+	for _, c := range []struct {
+		want   string
+		change func(*Config)
+	}{
+		{"", func(*Config) {}},
+		{"MaxLag is 1h0m1s, want 0s to 1h", func(c *Config) { c.MaxLag = time.Hour + time.Second }},
+		{"EjectFor is 1µs", func(c *Config) { c.EjectFor = time.Microsecond }},
+		{"SlowAfter is -1s", func(c *Config) { c.SlowAfter = -time.Second }},
+		{"BufferWait is 1m1s", func(c *Config) { c.BufferWait = time.Minute + time.Second }},
+		{"", func(c *Config) { c.BufferWait = time.Minute }},
+		{"BufferMax is -1", func(c *Config) { c.BufferMax = -1 }},
+		{"BufferMax is 1048577", func(c *Config) { c.BufferMax = 1<<20 + 1 }},
+		{"SlowStart is 1h0m1s", func(c *Config) { c.SlowStart = time.Hour + time.Second }},
+		{"", func(c *Config) { c.SlowStart = -1 }},
+		{"Weight is -1", func(c *Config) { c.Nodes[0].Weight = -1 }},
+		{"Weight is 1001", func(c *Config) { c.Nodes[0].Weight = 1001 }},
+		{"MaxConns is 65537", func(c *Config) { c.Nodes[0].MaxConns = 1<<16 + 1 }},
+		{"MaxWaiting is -1", func(c *Config) { c.Nodes[0].MaxWaiting = -1 }},
+		{"MaxWaiting is 1048577", func(c *Config) { c.Nodes[0].MaxWaiting = 1<<20 + 1 }},
+		{"Statements is 16385", func(c *Config) { c.Nodes[0].Statements = 1<<14 + 1 }},
+		{"", func(c *Config) { c.Nodes[0].Statements = -1 }},
+		{`OutcomeTable is "a b"`, func(c *Config) { c.OutcomeTable = "a b" }},
+		{`Deny[1] is ""`, func(c *Config) { c.Deny = []string{"SELECT 1", ""} }},
+	} {
+		conf := Config{Nodes: []Node{{Config: conf("127.0.0.1:1")}}}
+		c.change(&conf)
+		_, err := conf.check()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %q", err, c.want)
+		}
+	}
+}
+
+// TestConfigDefaults are those that the fields document.
+func TestConfigDefaults(t *testing.T) {
+	c, err := Config{Nodes: []Node{{Config: conf("db")}, {Config: conf("db2")}}}.check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.MaxLag != time.Second || c.CheckInterval != 500*time.Millisecond || c.WaitLimit != 100*time.Millisecond || c.BufferWait != 0 || c.BufferMax != 1000 ||
+		c.SlowStart != 10*time.Second || c.EjectAfter != 5 || c.EjectFor != 10*time.Second || c.SlowAfter != time.Second || len(c.TokenKeys) != 1 || len(c.TokenKeys[0]) < minKey {
+		t.Errorf("%+v", c)
+	}
+	n := c.Nodes[0]
+	if n.MaxConns != 64 || n.MaxWaiting != 10000 || n.Weight != 1 || n.Statements != 32 || n.Config.Addr != "db:3306" || n.Config.Timeout != 5*time.Second {
+		t.Errorf("%+v, %+v", n, n.Config)
+	}
+	if again, err := (Config{Nodes: c.Nodes[:1]}).check(); err != nil || string(again.TokenKeys[0]) == string(c.TokenKeys[0]) {
+		t.Errorf("two routers have the same random key, %v", err)
+	}
+	// What the caller changes afterwards changes nothing.
+	mine := Config{Nodes: []Node{{Config: conf("db")}}, Deny: []string{"SELECT 1"}}
+	if c, err = mine.check(); err != nil {
+		t.Fatal(err)
+	}
+	mine.Deny[0], mine.Nodes[0].Config.Addr = "", "elsewhere"
+	if c.Deny[0] != "SELECT 1" || c.Nodes[0].Config.Addr != "db:3306" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func fakeConf() *mysql.Config { return conf("127.0.0.1:3306") }
+
 func TestConfigIsCopied(t *testing.T) {
 	mine := conf("")
 	mine.RejectReadOnly = true

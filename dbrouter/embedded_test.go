@@ -25,7 +25,7 @@ func (h *number) Handle(ctx context.Context, q mysqltest.Query) (mysqltest.Resul
 	case strings.HasPrefix(q.SQL, "UPDATE"):
 		h.n.Add(1)
 		return mysqltest.Result{AffectedRows: 1}, nil
-	case strings.HasPrefix(q.SQL, "SELECT SLEEP"):
+	case strings.HasPrefix(q.SQL, "SELECT SLEEP"), strings.HasPrefix(q.SQL, "DO SLEEP"):
 		<-ctx.Done()
 		return mysqltest.Result{}, ctx.Err()
 	}

@@ -73,6 +73,7 @@ func TestHolds(t *testing.T) {
 		{mySQL, uuid + ":1-5:7", uuid + ":1-7", true, false},
 		{mySQL, uuid + ":1-9", uuid + ":tag:1-2", false, false},
 		{mySQL, uuid + ":1-9:tag:1-5", uuid + ":tag:1-2", true, true},
+		{mySQL, uuid + ":5-9", uuid + ":1-3", false, false},
 		{mySQL, "junk", uuid + ":1-2", false, false},
 		{mySQL, uuid + ":1-9", "junk", false, false},
 	} {

@@ -35,11 +35,16 @@ func countedPool(t *testing.T, limit int) (*pool, *atomic.Int32) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.open = func(context.Context) (driver.Conn, *tracker, error) {
+	l.open = countedOpen(open)
+	return l, open
+}
+
+// countedOpen makes connections that are counted.
+func countedOpen(open *atomic.Int32) func(context.Context) (driver.Conn, *tracker, error) {
+	return func(context.Context) (driver.Conn, *tracker, error) {
 		open.Add(1)
 		return &counted{open: open}, nil, nil
 	}
-	return l, open
 }
 
 // TestPoolUnderLoad: whoever borrows and gives back, and whatever else is done to

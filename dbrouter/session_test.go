@@ -265,7 +265,7 @@ func TestToken(t *testing.T) {
 		}
 	}
 	// What is signed, and yet no token of this version, or too long for one.
-	for _, content := range []string{"z0-1-7", "m", "y", "m0-1-7;", "y0-1-7", "m" + parts(mariaDB, 50)} {
+	for _, content := range []string{"z" + uuid + ":1-7", "m", "y", "m0-1-7;", "y0-1-7", "m" + parts(mariaDB, 50)} {
 		signed := base64.RawURLEncoding.EncodeToString(append([]byte(content), sign(second.keys[0], []byte(content))...))
 		if _, got, err := second.WithToken(t.Context(), signed); !errors.Is(err, ErrToken) || !got.unsure || got.at.text != "" {
 			t.Errorf("%.20q: %+v, %v", content, got.at, err)
@@ -462,6 +462,42 @@ func TestMiddlewareTellsPattern(t *testing.T) {
 	r.Middleware(mux).ServeHTTP(httptest.NewRecorder(), req)
 	if req.Pattern != "GET /notes/{id}" {
 		t.Errorf("the pattern is %q", req.Pattern)
+	}
+}
+
+// TestMiddlewareWithoutCookie: whoever brings none, or one that is not ours, sees
+// everything, and gets a cookie in place of the latter.
+func TestMiddlewareWithoutCookie(t *testing.T) {
+	p := newPair(t)
+	c := p.perSession()
+	c.WaitLimit = 10 * time.Millisecond
+	a, _ := open(t, c)
+	b, rec := open(t, c)
+	upReplicas(t, b, 1)
+	p.replica.SetLag(time.Hour)
+	mustExec(t, a.DB(), update)
+	for _, cookie := range []string{"", "junk"} {
+		req := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
+		if cookie != "" {
+			req.AddCookie(&http.Cookie{Name: CookieName, Value: cookie})
+		}
+		out := httptest.NewRecorder()
+		b.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+			for range 2 {
+				if n := oneIn[int](t, req.Context(), b.DB(), query); n != 1 || rec.last(t).Role != Primary {
+					t.Errorf("with the cookie %q: %d, %+v", cookie, n, rec.last(t))
+				}
+			}
+		})).ServeHTTP(out, req)
+		if got := len(out.Result().Cookies()); got != len(cookie)/len("junk") {
+			t.Errorf("after the cookie %q %d are set", cookie, got)
+		}
+		// Nor may one that is not ours stay if nothing was read.
+		out = httptest.NewRecorder()
+		b.Middleware(http.NotFoundHandler()).ServeHTTP(out, req)
+		if got := len(out.Result().Cookies()); got != len(cookie)/len("junk") {
+			t.Errorf("after the cookie %q and nothing read %d are set", cookie, got)
+		}
 	}
 }
 
