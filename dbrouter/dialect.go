@@ -27,6 +27,11 @@ func (d dialect) facts() string {
 	return "SELECT @@global.read_only, @@global.gtid_mode"
 }
 
+// takesWrites says whether an answer about read_only tells that it is off. MariaDB
+// has names for its values since 12.0.1 (MDEV-36425): OFF, ON, NO_LOCK and
+// NO_LOCK_NO_ADMIN.
+func takesWrites(readOnly string) bool { return readOnly == "0" || readOnly == "OFF" }
+
 // replication asks a replica how it fares. MySQL 8.4 and later know the second
 // wording only.
 func (d dialect) replication() string {
@@ -100,7 +105,7 @@ func probe(ctx context.Context, conn driver.Conn) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v.writable = facts[0] == "0"
+	v.writable = takesWrites(facts[0])
 	// gtid_mode is ON, or ON_PERMISSIVE while transactions without a GTID are
 	// still possible.
 	v.positions = facts[1] == "1" || facts[1] == "ON"

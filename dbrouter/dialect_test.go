@@ -48,6 +48,9 @@ func TestProbe(t *testing.T) {
 	}{
 		{about: "a primary", version: "10.11.6-MariaDB-log", readOnly: "0", positions: "1", want: view{dialect: mariaDB, writable: true, positions: true}},
 		{about: "a primary without a log", version: "10.11.6-MariaDB", readOnly: "0", positions: "0", want: view{dialect: mariaDB, writable: true}},
+		{about: "MariaDB 12", version: "12.0.2-MariaDB", readOnly: "OFF", positions: "1", want: view{dialect: mariaDB, writable: true, positions: true}},
+		{about: "MariaDB 12, a replica", version: "12.0.2-MariaDB", readOnly: "ON", positions: "1", want: view{dialect: mariaDB, positions: true, statusKnown: true}, trouble: "replication"},
+		{about: "MariaDB 12, nobody writes", version: "12.0.2-MariaDB", readOnly: "NO_LOCK_NO_ADMIN", positions: "1", want: view{dialect: mariaDB, positions: true, statusKnown: true}, trouble: "replication"},
 		{about: "an answer of another kind", version: "10.11.6-MariaDB", readOnly: "2", positions: "1", want: view{dialect: mariaDB, positions: true, statusKnown: true}, trouble: "replication"},
 		{about: "MySQL", version: "8.4.0", readOnly: "0", positions: "ON", want: view{dialect: mySQL, writable: true, positions: true}},
 		{about: "MySQL that may write without", version: "8.4.0", readOnly: "0", positions: "ON_PERMISSIVE", want: view{dialect: mySQL, writable: true}},
@@ -86,6 +89,22 @@ func TestCleanPosition(t *testing.T) {
 	} {
 		if got, err := cleanPosition(s); (err == nil) != good || good && got != strings.ReplaceAll(s, "\n", "") {
 			t.Errorf("%.40q became %.40q, %v", s, got, err)
+		}
+	}
+}
+
+// TestPositionOf: the answer with the position tells whether it is the primary's.
+func TestPositionOf(t *testing.T) {
+	for readOnly, primary := range map[string]bool{"0": true, "OFF": true, "1": false, "ON": false, "NO_LOCK": false, "": false, "2": false} {
+		r, _ := watched(t, Config{}, "a")
+		n := r.nodes()[0]
+		n.pool.open = func(context.Context) (driver.Conn, *tracker, error) {
+			return told{rows: map[string][]string{mariaDB.position(): {readOnly, "0-1-7"}}}, nil, nil
+		}
+		r.monitor.publish(n, sawPrimary)
+		got, err := question(t.Context(), r.monitor, &link{node: n}, r.monitor.now.Load())
+		if primary && (err != nil || got != position{mariaDB, "0-1-7"}) || !primary && (!errors.Is(err, errDemoted) || r.monitor.now.Load().primary != nil) {
+			t.Errorf("read_only is %q: %+v, %v", readOnly, got, err)
 		}
 	}
 }

@@ -110,7 +110,7 @@ func question(ctx context.Context, m *monitor, l *link, s *snapshot) (position, 
 	}
 	// The same answer tells that it still is the primary, so that the position
 	// is not that of a node which was demoted since the last look.
-	if answer[0] != "0" {
+	if !takesWrites(answer[0]) {
 		m.demoted(s.primary)
 		return position{}, &NodeError{Node: s.primary.name, Err: errDemoted}
 	}
