@@ -13,7 +13,8 @@ import (
 // UnknownNames bounds what it costs when clients ask for names that no source
 // has, of which there are endless ones: sources that decide by asking others
 // should not be asked at the pace of a flood. It is checked by [New]. Names that
-// the sources had lately are served in any case.
+// the sources had lately, and have not said since that they lack, are served in
+// any case.
 type UnknownNames struct {
 	// TTL is how long it is remembered that no source had a name, and the period
 	// of the budgets below. Zero means 10 seconds.
@@ -135,6 +136,7 @@ func (n *unknownNames) learn(name string, a answer, now time.Time) {
 	case answerHad:
 		n.known.add(hash, now)
 	case answerNone:
+		n.known.drop(hash) // it has gone
 		n.unknown.add(hash, now)
 	}
 	if turn, ok := n.asking[hash]; ok {
@@ -180,6 +182,11 @@ func (s *agingSet) has(hash uint64, now time.Time) bool {
 		end, ok = s.old[hash]
 	}
 	return ok && now.UnixNano() < end
+}
+
+func (s *agingSet) drop(hash uint64) {
+	delete(s.young, hash)
+	delete(s.old, hash)
 }
 
 func (s *agingSet) add(hash uint64, now time.Time) {

@@ -142,6 +142,32 @@ func TestUnknownWithReason(t *testing.T) {
 	})
 }
 
+// TestKnownNamesGo: a name that was served counts as unknown once the sources say
+// that they have it no more, and as known again when they do.
+func TestKnownNamesGo(t *testing.T) {
+	n := newUnknownNames(&UnknownNames{TTL: time.Minute, Total: 3})
+	now := time.Now()
+	ask := func(when string, want error) {
+		t.Helper()
+		if turn, err := n.mayAsk("a.test", nil, now); turn != nil || !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", when, err, want)
+		}
+	}
+	for range 2 {
+		ask("new", nil)
+		n.learn("a.test", answerHad, now)
+		ask("known", nil)
+		n.learn("a.test", answerFailed, now)
+		ask("known, after a failure", nil)
+		n.learn("a.test", answerNone, now)
+		ask("gone", ErrUnknownName)
+		now = now.Add(time.Minute)
+	}
+	if n.total != 1 {
+		t.Errorf("%d names counted in the last window, want one", n.total)
+	}
+}
+
 func TestUnknownDefaults(t *testing.T) {
 	if n := newUnknownNames(&UnknownNames{}); n.UnknownNames != (UnknownNames{10 * time.Second, 250_000, 100, 100_000}) {
 		t.Errorf("%+v", n.UnknownNames)
