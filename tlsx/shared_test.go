@@ -138,6 +138,9 @@ func TestDirStorage(t *testing.T) {
 	if err := (DirStorage{}).Swap(ctx, "a", nil, []byte("x")); err == nil {
 		t.Error("stored in no folder")
 	}
+	if _, err := (DirStorage{}).Load(ctx, "a"); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("loaded from no folder: %v", err)
+	}
 }
 
 // TestDirStorageLosesNoSwap has many count up at once: every swap that
