@@ -249,7 +249,7 @@ func TestClassifyDoesNotAllocate(t *testing.T) {
 			t.Errorf("%s: %v allocations", sql, n)
 		}
 		c.classify(sql, nil)
-		var last recent
+		var last *cached
 		if n := testing.AllocsPerRun(10, func() { c.classify(sql, nil); c.classify(sql, &last) }); n != 0 {
 			t.Errorf("%s: %v allocations with the cache", sql, n)
 		}
@@ -258,7 +258,7 @@ func TestClassifyDoesNotAllocate(t *testing.T) {
 
 func TestCache(t *testing.T) {
 	c := newCache(nil)
-	var last recent
+	var last *cached
 	// More statements than slots: every answer must still be the statement's own.
 	for round := range 2 {
 		for i := range 3 * cacheSlots {
@@ -285,9 +285,41 @@ func TestCache(t *testing.T) {
 		t.Errorf("SELECT 1 is %v", got.Classification)
 	}
 	c.learn("SELECT 1", Classification{Write, "test"})
-	for _, l := range []*recent{nil, &last, &last} {
+	for _, l := range []**cached{nil, &last, &last} {
 		if got := c.classify("SELECT 1", l); got.Kind != Write || got.Reason != "test" {
 			t.Errorf("what was learned is forgotten: %v", got.Classification)
+		}
+	}
+}
+
+// TestCacheAtAGlance: statements that look alike are told apart, whoever comes first,
+// and what is learned of one of them counts from then on.
+func TestCacheAtAGlance(t *testing.T) {
+	c := newCache(nil)
+	comment := " /* " + strings.Repeat("y", 100) + " */"
+	read, write := "SELECT a FROM t WHERE b = 1 AND c = 22"+comment, "SELECT a FROM t WHERE b = 1 FOR UPDATE"+comment
+	if glance(read) != glance(write) {
+		t.Fatalf("they do not look alike: %d, %d bytes", len(read), len(write))
+	}
+	for range 3 {
+		for sql, want := range map[string]Kind{read: Read, write: Write} {
+			for range 2 {
+				if got := c.classify(strings.Clone(sql), nil); got.Kind != want {
+					t.Errorf("%s is %v, want %v", sql, got.Kind, want)
+				}
+			}
+		}
+	}
+	c.classify(read, nil)
+	c.learn(read, Classification{Write, "test"})
+	for range 2 {
+		if got := c.classify(read, nil); got.Kind != Write {
+			t.Errorf("what was learned is forgotten: %v", got.Classification)
+		}
+	}
+	for _, short := range []string{"", "x", "SELECT 1", "SELECT"} {
+		if got, want := c.classify(short, nil).Classification, Classify(short); got != want {
+			t.Errorf("%q is %v, want %v", short, got, want)
 		}
 	}
 }
@@ -431,8 +463,17 @@ func BenchmarkClassify(b *testing.B) {
 				cache.classify(c.sql, nil)
 			}
 		})
+		b.Run(c.name+"/cached copy", func(b *testing.B) {
+			var copies [64]string
+			for i := range copies {
+				copies[i] = strings.Clone(c.sql)
+			}
+			for i := 0; b.Loop(); i++ {
+				cache.classify(copies[i%len(copies)], nil)
+			}
+		})
 		b.Run(c.name+"/again", func(b *testing.B) {
-			var last recent
+			var last *cached
 			for b.Loop() {
 				cache.classify(c.sql, &last)
 			}

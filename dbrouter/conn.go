@@ -20,8 +20,8 @@ type conn struct {
 	// nor leak to others.
 	pinned bool
 	closed bool
-	// recent is the statement before.
-	recent recent
+	// recent is the statement before; nil if there is none.
+	recent *cached
 	// rows are those of a query, unless they are in use: one piece of memory less
 	// to be made for it.
 	rows rows
