@@ -1,6 +1,7 @@
 package dbrouter
 
 import (
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -97,6 +98,7 @@ var waitAnswers = []struct {
 	{"a file", frame(1, "\xfbname"), errWaitAnswer},
 	{"two columns", frame(1, "\x02") + column + frame(3, "\x03def\x00\x00") + frame(4, "\x010\x010") + frame(5, okPacket(headEOF, 2, "")), errWaitAnswer},
 	{"no definition", frame(1, "\x01\x00") + frame(2, "\x010") + frame(3, okPacket(headEOF, 2, "")), errWaitAnswer},
+	{"no definition, and yet one", frame(1, "\x01\x00") + column + frame(3, "\x010") + waitOK, errWaitAnswer},
 	{"no column", frame(1, "\x01") + frame(2, "\x010") + frame(3, okPacket(headEOF, 2, "")), errWaitAnswer},
 	{"no row", frame(1, "\x01") + column + frame(3, okPacket(headEOF, 2, "")), errWaitAnswer},
 	{"two rows", frame(1, "\x01") + column + frame(3, "\x010") + frame(4, "\x010") + frame(5, okPacket(headEOF, 2, "")), errWaitAnswer},
@@ -144,6 +146,7 @@ func TestWaitAheadOfCommands(t *testing.T) {
 		{"another one is closed before", []string{closing, theRead, closing}, []string{closing, theWait + theRead, closing}},
 		{"in one write", []string{closing + theRead}, []string{closing, theWait + theRead}},
 		{"long data", []string{frame(0, "\x18\x01\x00\x00\x00\x00\x00abc"), theRead}, []string{frame(0, "\x18\x01\x00\x00\x00\x00\x00abc"), theWait + theRead}},
+		{"long data in two packets", []string{frame(0, "\x18"+strings.Repeat("y", maxPacket-1)), frame(1, "y"), theRead}, []string{frame(0, "\x18"+strings.Repeat("y", maxPacket-1)), frame(1, "y"), theWait + theRead}},
 		{"a long query", []string{frame(0, long)}, []string{theWait, frame(0, long)}},
 		{"in two writes", []string{theRead[:4], theRead[4:]}, []string{theWait + theRead[:4], theRead[4:]}},
 		{"cut in the middle", []string{theRead[:7], theRead[7:]}, []string{theWait + theRead[:7], theRead[7:]}},
@@ -234,6 +237,9 @@ func TestWaitAheadIsSettled(t *testing.T) {
 		if got := w.known(&physical{}, position{mariaDB, "0-1-7"}); got != passed || w.alone.Load() == passed {
 			t.Errorf("%s: others know that it is applied: %v; the lead is taken: %v", c.name, got, w.alone.Load())
 		}
+		if (p.applied == "0-1-7") != passed {
+			t.Errorf("%s: the connection knows of %q", c.name, p.applied)
+		}
 		switch {
 		case passed && !s.until.IsZero():
 			t.Errorf("%s: the read has until %v", c.name, s.until)
@@ -246,6 +252,51 @@ func TestWaitAheadIsSettled(t *testing.T) {
 		if p.track.ahead.state != aheadNone || p.waited(t.Context(), nil) != "" {
 			t.Errorf("%s: there is a wait still", c.name)
 		}
+	}
+}
+
+// TestWaitAheadAgain: nothing is left of one wait for the next one on the connection,
+// and the caller's going away is nobody's fault.
+func TestWaitAheadAgain(t *testing.T) {
+	s := &script{}
+	p, w := leader(t, s)
+	for i := range 3 {
+		if i > 0 && !w.goAhead(p, position{mariaDB, "0-1-7"}, time.Second) {
+			t.Fatalf("%d: no wait goes ahead", i)
+		}
+		s.writes, s.says = nil, []string{applied[:9], applied[9:30], applied[30:] + answered}
+		p.track.Write([]byte(theRead))
+		b := make([]byte, 200)
+		if n, err := p.track.Read(b); string(b[:n]) != answered || err != nil || !slices.Equal(s.writes, []string{theWait + theRead}) {
+			t.Errorf("%d: read %q, %v; written %q", i, b[:n], err, s.writes)
+		}
+		if reason := p.waited(t.Context(), nil); reason != "" {
+			t.Errorf("%d: %s", i, reason)
+		}
+	}
+	w.goAhead(p, position{mariaDB, "0-1-7"}, time.Second)
+	p.track.Write([]byte(theRead))
+	s.closed = true // by the driver, because the context has ended
+	p.track.Read(make([]byte, 200))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if reason := p.waited(ctx, ctx.Err()); reason == "" || len(w.node.check) > 0 || w.apart.Load() != together {
+		t.Errorf("reason %q, %d looks, apart %d", reason, len(w.node.check), w.apart.Load())
+	}
+}
+
+// TestWaitAheadIsNoLatency: the time of a replica's catching up is not that of its
+// reads.
+func TestWaitAheadIsNoLatency(t *testing.T) {
+	p, _ := leader(t, new(script))
+	n := &node{name: "db2"}
+	p.pool = &pool{node: n}
+	k := &call{ctx: t.Context(), known: &cached{Classification: Classification{Read, "read"}}, do: func(p *physical) error {
+		p.track.ahead.state, p.track.ahead.at = aheadPassed, time.Now().Add(-time.Hour)
+		return nil
+	}}
+	if err := k.runTimed(p, "read", true); err != nil || time.Duration(n.latency.average()) < time.Hour {
+		t.Errorf("%v, %v, want the time since the wait was over", err, time.Duration(n.latency.average()))
 	}
 }
 
