@@ -34,6 +34,8 @@ import (
 )
 
 func main() {
+	// The counters are kept, also if nobody reads the log any more.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stderr)

@@ -9,11 +9,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +25,13 @@ import (
 	"github.com/palisade-go/palisade/qps"
 )
 
-func TestMain(m *testing.M) { leaktest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("MONITOR_TEST_MAIN") != "" {
+		main()
+		os.Exit(0)
+	}
+	leaktest.Main(m)
+}
 
 // output is the program's log, read while it is written.
 type output struct {
@@ -209,5 +219,43 @@ func TestFlags(t *testing.T) {
 	var help strings.Builder
 	if err := run(t.Context(), []string{"-h"}, &help); !errors.Is(err, flag.ErrHelp) || !strings.Contains(help.String(), "-peer") {
 		t.Errorf("%v, %q", err, help.String())
+	}
+}
+
+// TestNobodyReadsTheLog: the program lives on, and ends as it should.
+func TestNobodyReadsTheLog(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	cmd := exec.Command(os.Args[0], "-listen", addr, "-admin", "127.0.0.1:0")
+	cmd.Env, cmd.Stderr = append(os.Environ(), "MONITOR_TEST_MAIN=1"), w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		res, err := http.Get("http://" + addr + "/fast")
+		if err == nil {
+			res.Body.Close()
+			break
+		}
+		if time.Now().After(end) {
+			t.Error(err)
+			break
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ends with %v", err)
 	}
 }
