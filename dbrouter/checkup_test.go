@@ -52,6 +52,12 @@ func TestProblems(t *testing.T) {
 		{"two writable", func(e []exam) { e[1].writable = true }, []string{"it is writable, as are db2; set read_only=1", "it is writable, as are db1; set read_only=1"}},
 		{"another primary", func(e []exam) { e[1].sourceID = "9" }, []string{"replica of another primary, server ID 9; replicate from db1, server ID 1"}},
 		{"no replica", func(e []exam) { e[1].sourceID = "" }, []string{"replicates from no server; replicate from db1"}},
+		{"READ ONLY ADMIN, as MariaDB spells it", func(e []exam) {
+			e[1].grants = []string{"GRANT READ ONLY ADMIN ON *.* TO `app`@`%`"}
+		}, []string{"has READ ONLY ADMIN; REVOKE READ ONLY ADMIN"}},
+		{"not allowed to see the replication", func(e []exam) { e[1].statusKnown, e[1].sourceID = false, "" }, nil},
+		{"just new enough", func(e []exam) { e[1].version = "10.5.2-MariaDB" }, nil},
+		{"just too old", func(e []exam) { e[1].version = "10.5.1-MariaDB" }, []string{"too old; MariaDB 10.5.2"}},
 		{"too old", func(e []exam) { e[1].version = "10.4.99-MariaDB" }, []string{"10.4.99-MariaDB\" is too old; MariaDB 10.5.2"}},
 		{"too old MySQL", func(e []exam) { mysqlOf(&e[0]); e[0].version = "8.0.21" }, []string{"too old; MySQL 8.0.22"}},
 		{"a node that was not asked", func(e []exam) { e[1] = exam{node: "db2", err: context.DeadlineExceeded} }, nil},

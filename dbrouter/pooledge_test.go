@@ -58,6 +58,15 @@ func TestPoolPrunes(t *testing.T) {
 	if open.Load() != 1 {
 		t.Errorf("%d are open, want 1", open.Load())
 	}
+	// What comes back after Close is closed.
+	if b, err2 = l.acquire(t.Context(), false, false, true); err2 != nil {
+		t.Fatal(err2)
+	}
+	l.close()
+	l.release(b)
+	if open.Load() != 0 || l.connections() != 0 {
+		t.Errorf("%d are open after Close, %d known", open.Load(), l.connections())
+	}
 }
 
 // TestPoolServesInOrder: who has waited longest is next, and who gives up leaves
