@@ -78,9 +78,9 @@
 // A scrape looks again at the routes that had a request since the last one, there
 // at the powers of two that a duration was in, and changes the digits of their
 // numbers where they stand in the text that it has kept. It makes no garbage to
-// speak of, and sleeps for a moment every 100 µs of reading, and after so many
-// bytes, for requests to run. BenchmarkScrape prints what 1,000 routes take, settled
-// and all changed, and BenchmarkScrapeShift how requests feel it.
+// speak of, and sleeps for a moment after every 5 ms of reading, for requests
+// to run. BenchmarkScrape prints what 1,000 routes take, settled and all changed, and
+// BenchmarkScrapeShift how requests feel it.
 //
 // Memory is bounded: routes beyond Config.MaxRoutes are counted as "other", and
 // so are methods beyond the standard nine. A route of one method takes half a

@@ -77,8 +77,6 @@ type exposition struct {
 	buf     []byte
 	err     error // the first of w, which gets nothing more
 	open    bool  // OpenMetrics
-	gently  bool  // making way for others now and then
-	written int   // since it has made way
 	snaps   []Snapshot
 	figures []figures // of the routes of snaps
 	shown   []shown   // and of a Meter
@@ -120,12 +118,7 @@ func (f *family) count(suffix, labels, more string, n uint64) {
 // describe makes room for lines, and comes before the first.
 func (f *family) describe() {
 	if len(f.buf) >= flushBytes {
-		f.written += len(f.buf)
 		f.flush()
-		if f.gently && f.written >= writeAtOnce {
-			f.written = 0
-			time.Sleep(pause)
-		}
 	}
 	if f.started {
 		return
