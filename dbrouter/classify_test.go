@@ -277,6 +277,9 @@ func TestCache(t *testing.T) {
 		if got := c.classify(long, &last); got.Kind != Read {
 			t.Errorf("a long statement was cached: %v", got.Classification)
 		}
+		if e := c.slot(long).Load(); e.counts(long) {
+			t.Error("a long statement takes the place of others, and its memory")
+		}
 	}
 	if got := c.classify("/* dbrouter: primary */ "+long, &last); got.hint != hintPrimary {
 		t.Errorf("the hint of a long statement is %v", got.hint)
