@@ -2,6 +2,8 @@ package qps
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"slices"
 	"strings"
@@ -142,3 +144,25 @@ const namesOfVersion1 = `
 .snapshot.process.pressure_memory_ns time.Duration
 .snapshot.process.pressure_io_ns time.Duration
 `
+
+// TestHeadersOfWhatIsServed: nobody keeps numbers, or takes one form for the other.
+func TestHeadersOfWhatIsServed(t *testing.T) {
+	m := newMeter(t, Config{})
+	for _, c := range []struct {
+		h                    http.Handler
+		accept, kind, header string
+	}{
+		{m.SnapshotHandler(), "", "application/json", "Cache-Control: no-store"},
+		{m.MetricsHandler(), "", textType, "Vary: Accept"},
+		{m.MetricsHandler(), "application/openmetrics-text", openMetricsType, "Vary: Accept"},
+	} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Accept", c.accept)
+		c.h.ServeHTTP(w, r)
+		name, value, _ := strings.Cut(c.header, ": ")
+		if w.Header().Get("Content-Type") != c.kind || w.Header().Get(name) != value {
+			t.Errorf("%v, want %s and %s", w.Header(), c.kind, c.header)
+		}
+	}
+}

@@ -259,6 +259,31 @@ func TestWriteMetricsErrors(t *testing.T) {
 	if err := WriteMetrics(brokenWriter{}, s); !errors.Is(err, errBroken) {
 		t.Errorf("error %v, want the writer's", err)
 	}
+	for i := range 200 {
+		r := s.Routes[0]
+		r.Route = fmt.Sprint(i)
+		s.Routes = append(s.Routes, r)
+	}
+	if w := new(countsWrites); WriteMetrics(w, s) == nil || *w != 1 {
+		t.Errorf("%d writes, want none after the first that failed", *w)
+	}
+}
+
+type countsWrites int
+
+func (w *countsWrites) Write([]byte) (int, error) {
+	*w++
+	return 0, errBroken
+}
+
+// TestUnknownIsLeftOut: what the system does not tell has no sample that says 0.
+func TestUnknownIsLeftOut(t *testing.T) {
+	text := render(t, Snapshot{Version: SnapshotVersion, Server: "a"})
+	for _, family := range []string{"process_", "go_", "system_"} {
+		if strings.Contains(text, family) {
+			t.Errorf("%s in\n%s", family, text)
+		}
+	}
 }
 
 // TestHandMadeSnapshot: no label can break the text, even of a snapshot that no

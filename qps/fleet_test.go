@@ -310,3 +310,41 @@ func FuzzMergeWindows(f *testing.F) {
 		}
 	})
 }
+
+// TestMergeOfWhatIsNoSum: the time, the events, the peak and the processes.
+func TestMergeOfWhatIsNoSum(t *testing.T) {
+	at := time.Unix(1_800_000_000, 0).UTC()
+	events := func(n int, from time.Time) (all []Event) {
+		for i := range n {
+			all = append(all, Event{At: from.Add(time.Duration(i) * time.Second), Kind: "k"})
+		}
+		return all
+	}
+	snap := func(at time.Time, version string, peak Peak, all []Event) Snapshot {
+		return Snapshot{
+			Version: SnapshotVersion, At: at, Events: all, EventCount: uint64(len(all)),
+			Routes:  []RouteSnapshot{{Route: "/", Method: "GET", Window: Window{Second: at.Unix(), Peak: peak}}},
+			Process: ProcessSnapshot{GoVersion: version, Start: at, OpenFiles: 3, MaxFiles: 100, HeapBytes: 5, Goroutines: 7},
+		}
+	}
+	a := snap(at.Add(time.Second), "go1", Peak{Second: at.Unix() - 900, Requests: 4}, events(200, at))
+	b := snap(at, "go2", Peak{Second: at.Unix() - 800, Requests: 9}, events(200, at.Add(500*time.Millisecond)))
+	for _, snaps := range [][]Snapshot{{a, b}, {b, a}} {
+		s := Merge(snaps...)
+		if s.At != at || s.Routes[0].Window.Peak != (Peak{Second: at.Unix() - 800, Requests: 9}) {
+			t.Errorf("at %v, peak %+v; want the earlier time and the higher peak", s.At, s.Routes[0].Window.Peak)
+		}
+		if len(s.Events) != maxEvents || s.EventCount != 400 || !slices.IsSortedFunc(s.Events, func(a, b Event) int { return a.At.Compare(b.At) }) {
+			t.Errorf("%d of %d events", len(s.Events), s.EventCount)
+		}
+		if last := s.Events[len(s.Events)-1].At; last != at.Add(199*time.Second+500*time.Millisecond) {
+			t.Errorf("the last event is of %v", last)
+		}
+		if s.Process != (ProcessSnapshot{OpenFiles: 6, HeapBytes: 10, Goroutines: 14}) {
+			t.Errorf("%+v", s.Process)
+		}
+	}
+	if s := Merge(a, a); s.Process.GoVersion != "go1" {
+		t.Errorf("of one version it is %q", s.Process.GoVersion)
+	}
+}

@@ -408,3 +408,28 @@ func TestNewNamesEveryMistake(t *testing.T) {
 		t.Error("New took more routes than a snapshot may have")
 	}
 }
+
+// TestOverflowFollowsTheRoute: a request overflows if its last route has no place.
+func TestOverflowFollowsTheRoute(t *testing.T) {
+	m := newMeter(t, Config{MaxRoutes: 1})
+	h := m.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, name := range r.URL.Query()["r"] {
+			SetRoute(w, name)
+		}
+	}))
+	inside := http.NewServeMux()
+	inside.Handle("/", h)
+	for i, c := range []struct {
+		h    http.Handler
+		path string
+		over uint64
+	}{
+		{h, "/?r=a", 0}, {h, "/?r=b", 1}, {h, "/?r=b&r=a", 1}, {h, "/?r=a&r=b", 2}, {h, "/", 2},
+		{inside, "/", 3}, {inside, "/?r=a", 3}, {inside, "/?r=c", 4}, {m.Middleware(inside), "/x", 6},
+	} {
+		c.h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", c.path, nil))
+		if got := m.Snapshot().Overflow; got != c.over {
+			t.Errorf("request %d, %s: %d in all, want %d", i, c.path, got, c.over)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package qps
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -23,6 +24,8 @@ func TestWantsOpenMetrics(t *testing.T) {
 		"application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1": true,
 		"application/openmetrics-text;q=0.4,text/plain;q=0.5": false,
 		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8, text/plain;q=0.5": true,
+		"application/openmetrics-text;q=0.5,text/plain;q=0.5": true,
+		"application/openmetrics-text;q=2,text/plain":         false,
 		";;,": false,
 	} {
 		if got := wantsOpenMetrics(http.Header{"Accept": {accept}}); got != want {
@@ -134,6 +137,7 @@ func TestTraceParent(t *testing.T) {
 		"00-" + strings.Repeat("0", 32) + "-" + span + "-01": "",
 		"00-" + id + "-" + strings.Repeat("0", 16) + "-01":   "",
 		"00-" + id + "-" + span + "-0":                       "",
+		"00-" + id + "-" + span + "-0g":                      "",
 		"00_" + id + "_" + span + "_01":                      "",
 		"":                                                   "",
 	} {
@@ -144,5 +148,22 @@ func TestTraceParent(t *testing.T) {
 	two := "00-" + id + "-" + span + "-01"
 	if got := TraceParent(&http.Request{Header: http.Header{"Traceparent": {two, two}}}); got != "" {
 		t.Errorf("two fields: %q, want none", got)
+	}
+}
+
+// TestExemplarsAreInTheirBuckets: a bucket holds what does not exceed its bound.
+func TestExemplarsAreInTheirBuckets(t *testing.T) {
+	var e exemplars
+	for i, bound := range bounds {
+		e.add(fmt.Sprint("at ", i), time.Duration(bound), 0)
+	}
+	e.add(`"beyond"`, time.Duration(bounds[len(bounds)-1]+1), 0)
+	for i := range bounds {
+		if got, want := e.buckets.Load()[i].Load(), fmt.Sprint("at ", i); got == nil || got.trace != want {
+			t.Errorf("bucket %d has %+v, want %s", i, got, want)
+		}
+	}
+	if line := string(e.buckets.Load()[len(bounds)].Load().append(nil)); !strings.HasPrefix(line, ` # {trace_id="\"beyond\""} 60.1`) {
+		t.Errorf("%s", line)
 	}
 }

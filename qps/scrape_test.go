@@ -97,7 +97,15 @@ func TestScrapeEqualsSnapshot(t *testing.T) {
 		close(release)
 		synctest.Wait()
 		compare(-1)
-		if kept := m.scraper.kept; kept < 1000 || m.scraper.writing != 0 {
+		sizes := 0
+		for _, r := range m.routes.all() {
+			for i := range r.methods {
+				if s := r.methods[i].Load(); s != nil {
+					sizes += cap(s.kept.lines.text)
+				}
+			}
+		}
+		if kept := m.scraper.kept; kept < 1000 || kept != sizes || m.scraper.writing != 0 {
 			t.Errorf("%d bytes are kept, and %d scrapes go on", kept, m.scraper.writing)
 		}
 	})
@@ -173,11 +181,14 @@ func TestScrapeOfFullCells(t *testing.T) {
 	m := newMeter(t, Config{})
 	route, _ := m.routes.find("/")
 	s, p := route.series(0), m.picker.pick()
+	// In one octave: the bound of 60 s, and the bucket above it.
+	took := [classCount]time.Duration{
+		class2xx: time.Duration(bounds[len(bounds)-1]), class3xx: time.Duration(upperEdge(bucketOf(bounds[len(bounds)-1]) + 1)),
+	}
 	for round := range 6 {
 		for range 4000 {
 			for _, c := range []class{class2xx, class3xx} {
-				// The bound of 60 s is in the same octave, below it.
-				s.observe(p, m.now(), 1<<36, c, 0)
+				s.observe(p, m.now(), took[c], c, 0)
 			}
 		}
 		s.observe(p, m.now(), 59*time.Second, class2xx, 0)
@@ -223,6 +234,47 @@ func TestSettling(t *testing.T) {
 	want(second+4, 5)
 	if s.kept.unsettled {
 		t.Error("looked at after the end of the last scrape it is not settled")
+	}
+	before := uint32(m.now() / 1e9)
+	scraped(t, m)
+	if ended := m.scraper.ended; ended < before || ended > uint32(m.now()/1e9) {
+		t.Errorf("the scrape ended in second %d, want %d or a little later", ended, before)
+	}
+}
+
+// TestScrapeInFlight: a request under a mux is in flight under the route "other",
+// which is gone when that has ended, and so does one whose middleware has another
+// route.
+func TestScrapeInFlight(t *testing.T) {
+	m := newMeter(t, Config{})
+	var during string
+	h := m.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		during = scraped(t, m)
+		io.WriteString(w, "hello")
+	}))
+	outside := http.NewServeMux()
+	outside.Handle("/a", h)
+	outside.Handle("/b", h)
+	inside := http.NewServeMux()
+	inside.HandleFunc("/c", func(w http.ResponseWriter, r *http.Request) {
+		during = scraped(t, m)
+		io.WriteString(w, "hello")
+	})
+	for _, c := range []struct {
+		h           http.Handler
+		path, route string
+	}{{outside, "/a", "/a"}, {outside, "/b", "/b"}, {m.Middleware(inside), "/c", other}, {outside, "/a", "/a"}} {
+		c.h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", c.path, nil))
+		if want := `http_requests_in_flight{route="` + c.route + `",method="GET"} 1`; strings.Count(during, want) != 1 {
+			t.Errorf("during a request to %s:\n%s", c.path, during)
+		}
+		after := scraped(t, m)
+		if strings.Contains(after, `route="other"`) || !strings.Contains(after, `http_response_bytes_total{route="`+c.path+`",method="GET"} `) {
+			t.Errorf("after a request to %s:\n%s", c.path, after)
+		}
+		if want := ofRoutes(render(t, m.Snapshot())); after != want {
+			t.Errorf("scraped\n%s\nwant\n%s", after, want)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package qps
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -177,4 +178,21 @@ func TestTimeline(t *testing.T) {
 			t.Errorf("%+v, want %+v; last %+v", s.Events[0], want, s.Events[maxEvents-1])
 		}
 	})
+}
+
+// TestConfigIsCloned: what the caller changes later changes nothing.
+func TestConfigIsCloned(t *testing.T) {
+	routes := []string{"a"}
+	header := http.Header{"X": {"a"}}
+	push := &Push{URL: "http://127.0.0.1:9/", Header: header}
+	p := newPusher(*push, func(io.Writer) {}, func(error) {})
+	m := newMeter(t, Config{SLOs: []SLO{{Name: "s", Target: 0.5, Routes: routes}}})
+	defer m.Close()
+	routes[0], header["X"][0] = "b", "b"
+	if a, b := m.newRoute("a"), m.newRoute("b"); len(a.objectives) != 1 || len(b.objectives) != 0 {
+		t.Errorf("%d and %d objectives, want those of the route that was given", len(a.objectives), len(b.objectives))
+	}
+	if p.conf.Header.Get("X") != "a" {
+		t.Errorf("%v, want the header that was given", p.conf.Header)
+	}
 }

@@ -100,6 +100,8 @@ func TestSnapshotRefuses(t *testing.T) {
 		"long top key":       `{"version":1,"top":{"paths":{"total":1,"keys":[{"key":"` + long + `"}]}}}`,
 		"impossible top":     `{"version":1,"top":{"clients":{"total":1,"keys":[{"key":"a","count":2}]}}}`,
 		"top key twice":      `{"version":1,"top":{"user_agents":{"total":1,"keys":[{"key":"a"},{"key":"a"}]}}}`,
+		"impossible error":   `{"version":1,"top":{"clients":{"total":3,"keys":[{"key":"a","count":1,"error":2}]}}}`,
+		"too many top keys":  `{"version":1,"top":{"clients":{"total":3,"keys":[` + topKeys(mostTop+1) + `]}}}`,
 		"SLO without name":   `{"version":1,"slos":[{}]}`,
 		"SLO twice":          `{"version":1,"slos":[{"slo":"a"},{"slo":"a"}]}`,
 		"too many SLOs":      `{"version":1,"slos":[` + strings.Repeat(`{},`, mostSLOs) + `{}]}`,
@@ -177,4 +179,12 @@ func TestProcess(t *testing.T) {
 	if p.Goroutines < 1 || p.HeapBytes == 0 || p.GoVersion != runtime.Version() {
 		t.Errorf("%+v", p)
 	}
+}
+
+func topKeys(n int) string {
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprintf(`{"key":"%d"}`, i)
+	}
+	return strings.Join(keys, ",")
 }

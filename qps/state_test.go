@@ -2,6 +2,7 @@ package qps
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -208,4 +209,67 @@ func TestStateOfAKilledProcess(t *testing.T) {
 	if last == 0 {
 		t.Error("nothing was saved")
 	}
+}
+
+// TestStateHasEverything restores a state that has something in every field, and
+// seconds that are too old, or to come.
+func TestStateHasEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "state")
+		now := time.Now().Unix()
+		h := new(recorder)
+		for i := range 28 {
+			h.record(uint64(i) << 30)
+		}
+		want := Snapshot{
+			Version: SnapshotVersion, Server: "web1", At: time.Now().UTC(), Overflow: 9,
+			Routes: []RouteSnapshot{{
+				Route: "/", Method: "GET", Counts: Counts{1, 2, 3, 4, 5, 6, 7}, BytesIn: 10, BytesOut: 1 << 50, Duration: h.histogram(),
+				Window: Window{Second: now, Requests: []uint32{0, 3, 4}, Errors: []uint32{0, 1, 2}, Current: 5, Peak: Peak{now - 900, 70}, Late: 8},
+			}},
+			Upstreams: []UpstreamSnapshot{{Upstream: "db", OK: 20, Failed: 8, Duration: h.histogram(), Window: Window{Second: now}}},
+			Listeners: []ListenerSnapshot{{Listener: "front", Accepted: 11, BytesIn: 12, BytesOut: 13}},
+			Events:    []Event{{At: time.Now().UTC(), Kind: "a"}, {At: time.Now().UTC(), Kind: "b"}}, EventCount: 2,
+		}
+		restored := func(s Snapshot) Snapshot {
+			t.Helper()
+			data, err := json.Marshal(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			m := newMeter(t, Config{Server: "web1", StateFile: path})
+			defer m.Close()
+			got := m.Snapshot()
+			got.Process = ProcessSnapshot{}
+			return got
+		}
+		// The second in which the process ends is the one in which the next begins.
+		if got := restored(want); !reflect.DeepEqual(got.Routes[0].Window.Requests, want.Routes[0].Window.Requests) || got.Routes[0].BytesOut != 1<<50 {
+			t.Errorf("%+v", got.Routes[0])
+		}
+		time.Sleep(time.Second)
+		got := restored(want)
+		want.At = got.At
+		w := &want.Routes[0].Window
+		w.Second, w.Requests, w.Errors, w.Current = now+1, []uint32{5, 0, 3, 4}, []uint32{0, 0, 1, 2}, 0
+		want.Upstreams[0].Window.Second = now + 1
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v\nwas\n%+v", got, want)
+		}
+		// A clock that was set back, and a state that is older than what is kept.
+		for _, second := range []int64{now + 100, now - logSeconds - 5} {
+			w.Second, w.Peak = second, Peak{}
+			want.EventCount = 1 // fewer than there are
+			got := restored(want)
+			if g := got.Routes[0].Window; len(g.Requests) != 0 || g.Current != 0 || g.Late != 8 || g.Peak.Requests != 0 {
+				t.Errorf("seconds around %d: %+v", second-now, g)
+			}
+			if got.EventCount != 2 || len(got.Events) != 2 {
+				t.Errorf("%d events, %d of them shown, want 2", got.EventCount, len(got.Events))
+			}
+		}
+	})
 }

@@ -381,3 +381,33 @@ func TestConnectorOfAPlainDriver(t *testing.T) {
 		t.Errorf("ok %d, failed %d, want 3 failed: named, read-only, bad", u.OK, u.Failed)
 	}
 }
+
+// answers is a round tripper that answers with a status.
+type answers struct {
+	status int
+	closed *bool
+}
+
+func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: a.status, Body: http.NoBody, Request: r}, nil
+}
+
+func (a answers) CloseIdleConnections() { *a.closed = true }
+
+// TestRoundTripperStatus: 500 is the first status that is a failure.
+func TestRoundTripperStatus(t *testing.T) {
+	for status, failed := range map[int]uint64{200: 0, 499: 0, 500: 1, 503: 1} {
+		m := newMeter(t, Config{})
+		closed := false
+		client := &http.Client{Transport: m.RoundTripper("a", answers{status, &closed})}
+		if _, err := client.Get("http://a.test/"); err != nil {
+			t.Fatal(err)
+		}
+		if u := m.Snapshot().Upstreams[0]; u.Failed != failed || u.Requests() != 1 || u.InFlight != 0 {
+			t.Errorf("%d: %+v", status, u)
+		}
+		if client.CloseIdleConnections(); !closed {
+			t.Error("the connections below are not closed")
+		}
+	}
+}

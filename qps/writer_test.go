@@ -3,6 +3,7 @@ package qps
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -383,4 +384,53 @@ func TestMutualTLSRequestIsMeasured(t *testing.T) {
 			t.Errorf("read %q; %d bytes out in %v", body, got.BytesOut, got.Duration.Sum())
 		}
 	})
+}
+
+// brokenFlush is a writer that cannot flush any more.
+type brokenFlush struct{ http.ResponseWriter }
+
+func (brokenFlush) FlushError() error { return errBroken }
+
+// TestWhatAClientMissed: a client that has left by the end counts as aborted only if
+// something was missing.
+func TestWhatAClientMissed(t *testing.T) {
+	promise := func(status int, length string) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", length)
+			w.WriteHeader(status)
+		}
+	}
+	for _, c := range []struct {
+		name, method string
+		do           func(http.ResponseWriter)
+		want         Counts
+	}{
+		{"nothing sent", "GET", func(http.ResponseWriter) {}, Counts{Aborted: 1}},
+		{"ReadFrom", "GET", func(w http.ResponseWriter) { w.(io.ReaderFrom).ReadFrom(strings.NewReader("x")) }, Counts{Status2xx: 1}},
+		{"WriteString", "GET", func(w http.ResponseWriter) { io.WriteString(w, "x") }, Counts{Status2xx: 1}},
+		{"Write", "GET", func(w http.ResponseWriter) { w.Write([]byte("x")) }, Counts{Status2xx: 1}},
+		{"Flush", "GET", func(w http.ResponseWriter) { w.(http.Flusher).Flush() }, Counts{Status2xx: 1}},
+		{"Flush fails", "GET", func(w http.ResponseWriter) { w.(http.Flusher).Flush() }, Counts{Aborted: 1}},
+		{"no content", "GET", promise(204, "5"), Counts{Status2xx: 1}},
+		{"not modified", "GET", promise(304, "5"), Counts{Status3xx: 1}},
+		{"HEAD", "HEAD", promise(200, "5"), Counts{Status2xx: 1}},
+		{"short", "GET", promise(200, "5"), Counts{Aborted: 1}},
+		{"whole", "GET", func(w http.ResponseWriter) { promise(200, "5")(w); io.WriteString(w, "hello") }, Counts{Status2xx: 1}},
+		{"failed", "GET", promise(500, "0"), Counts{Status5xx: 1}},
+	} {
+		m := newMeter(t, Config{})
+		ctx, leave := context.WithCancel(t.Context())
+		h := m.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			c.do(w)
+			leave()
+		}))
+		var w http.ResponseWriter = httptest.NewRecorder()
+		if c.name == "Flush fails" {
+			w = brokenFlush{w}
+		}
+		h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, c.method, "/", nil))
+		if got := only(t, m).Counts; got != c.want {
+			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
 }
