@@ -123,3 +123,19 @@ func TestQuestions(t *testing.T) {
 		}
 	}
 }
+
+// TestSaysReadOnly: who has refused a statement is asked, and any answer but that it
+// takes writes means that it does not.
+func TestSaysReadOnly(t *testing.T) {
+	const question = "SELECT @@global.read_only"
+	for answer, want := range map[string]bool{"0": false, "OFF": false, "1": true, "ON": true, "NO_LOCK": true} {
+		p := &physical{conn: told{rows: map[string][]string{question: {answer}}}}
+		if got := p.saysReadOnly(t.Context()); got != want {
+			t.Errorf("%s: %v", answer, got)
+		}
+	}
+	p := &physical{conn: told{errors: map[string]error{question: errors.New("gone")}}}
+	if p.saysReadOnly(t.Context()) {
+		t.Error("no answer is taken for one")
+	}
+}

@@ -137,7 +137,7 @@ func (p *physical) saysReadOnly(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, positionLimit)
 	defer cancel()
 	answer, err := askOne(ctx, p.conn, "SELECT @@global.read_only", 1)
-	return err == nil && answer[0] == "1"
+	return err == nil && !takesWrites(answer[0])
 }
 
 // notice has the monitor look at a node whose answer tells that its role has

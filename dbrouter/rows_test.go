@@ -1,6 +1,7 @@
 package dbrouter
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -9,13 +10,19 @@ import (
 	"time"
 )
 
-// cutConn loses its connection between the head of the next result and its
-// first row, once it is armed; or it has the server refuse the rows there.
+// cutConn loses its connection between the head of the next result of query and
+// its first row, once it is armed; or it has the server refuse the rows there.
 type cutConn struct {
 	net.Conn
 	armed  *atomic.Bool
 	refuse *atomic.Bool
+	asked  bool // what was sent last is query, and not what the router asks for itself
 	cut    bool
+}
+
+func (c *cutConn) Write(b []byte) (int, error) {
+	c.asked = bytes.HasSuffix(b, []byte(query)) && !bytes.Contains(b, []byte("_WAIT(")) || len(b) > 4 && b[4] == comExecute
+	return c.Conn.Write(b)
 }
 
 func (c *cutConn) Read(b []byte) (int, error) {
@@ -27,7 +34,7 @@ func (c *cutConn) Read(b []byte) (int, error) {
 		return 0, io.ErrUnexpectedEOF
 	}
 	n, err := c.Conn.Read(b)
-	if err != nil || n < 9 || b[0] != 1 || b[1]|b[2] != 0 || b[4] != 1 {
+	if err != nil || !c.asked || n < 9 || b[0] != 1 || b[1]|b[2] != 0 || b[4] != 1 {
 		return n, err
 	}
 	// The head of a result with one column: a packet with the number 1, and
