@@ -1,6 +1,7 @@
 package qps
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -16,7 +18,8 @@ import (
 // is an empty one; one that cannot be understood is an error, so that nothing is
 // overwritten that somebody may want.
 func (m *Meter) load() error {
-	f, err := os.Open(m.stateFile)
+	// O_NONBLOCK: a pipe would be waited for.
+	f, err := os.OpenFile(m.stateFile, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -24,6 +27,9 @@ func (m *Meter) load() error {
 		return fmt.Errorf("qps: Config.StateFile: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return fmt.Errorf("qps: Config.StateFile %q is not a plain file: %w", m.stateFile, cmp.Or(err, os.ErrInvalid))
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxSnapshotBytes+1))
 	if err != nil {
 		return fmt.Errorf("qps: Config.StateFile: %w", err)
