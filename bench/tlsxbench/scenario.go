@@ -23,7 +23,8 @@ const somewhere = "backend"
 
 var handshakeColumns = []report.Column{
 	{Key: "full", Title: "full, CPU µs"}, {Key: "resumed", Title: "resumed, CPU µs"},
-	{Key: "share", Title: "resumed / full"}, {Key: "busy", Title: "processor used in full, %"},
+	{Key: "share", Title: "resumed / full"}, {Key: "ours", Title: oursName + " / it, full"},
+	{Key: "busy", Title: "processor used in full, %"},
 }
 
 func scenarios() []scenario {
@@ -50,11 +51,12 @@ func scenarios() []scenario {
 			},
 			conf: configData{Backend: somewhere},
 			columns: []report.Column{
-				{Key: "cpu", Title: "CPU, µs per request"}, {Key: "reused", Title: "requests over connections of before, %"},
+				{Key: "cpu", Title: "CPU, µs per request"}, {Key: "tax", Title: "/ in plain text"}, {Key: "reused", Title: "requests over connections of before, %"},
 				{Key: "busy", Title: "processor used, %"},
 			},
 			prepare: func(*bench, *target) error { return nil },
-			measure: reencrypt,
+			loads:   requests,
+			values:  requestValues,
 		},
 	}
 }
@@ -76,39 +78,61 @@ func handshakes(name, about string, programs []string, curve tls.CurveID, shown 
 			}
 			return err
 		},
-		measure: func(b *bench, p *target) (map[string]float64, error) {
-			full, err := loadOf(b, p, false).Closed().Cost(p.proc, b.warm(), b.Length)
-			if err != nil {
-				return nil, err
+		loads: func(b *bench, p *target) []*lane {
+			lanes := []*lane{{target: p, key: "full", start: func() *load.Load { return loadOf(b, p, false).InTurns() }}}
+			if p.resumes {
+				lanes = append(lanes, &lane{target: p, key: "resumed", start: func() *load.Load { return loadOf(b, p, true).InTurns() }})
 			}
-			v := map[string]float64{"full": full.CPU / full.Ops * 1e6, "busy": full.CPU / full.Elapsed * 100}
-			if !p.resumes {
-				return v, nil
-			}
-			resumed, err := loadOf(b, p, true).Closed().Cost(p.proc, b.warm(), b.Length)
-			if err != nil {
-				return nil, err
-			}
-			v["resumed"] = resumed.CPU / resumed.Ops * 1e6
-			v["share"] = v["resumed"] / v["full"]
-			return v, nil
+			return lanes
 		},
+		values: handshakeValues,
 	}
 }
 
-// reencrypt measures what a request costs a proxy, and over how many connections
-// to the backend they go.
-func reencrypt(b *bench, p *target) (map[string]float64, error) {
-	client := load.Client{Addr: p.proc.Addr, Size: 1 << 10, Conns: requesters}
-	l := client.ClosedTLS(b.certs.clientConfig())
-	conns, requests := p.back.counts()
-	cost, err := l.Cost(p.proc, b.warm(), b.Length)
-	if err != nil {
-		return nil, err
+// handshakeValues relates each program to ours and its resumed connections to its
+// full ones, within the round.
+func handshakeValues(costs map[string]map[string]cost) map[string]map[string]float64 {
+	values := make(map[string]map[string]float64)
+	ours, measured := costs[oursName]["full"]
+	for program, lanes := range costs {
+		v := make(map[string]float64)
+		values[program] = v
+		full, ok := lanes["full"]
+		if ok {
+			v["full"], v["busy"] = full.micros(), full.busy()
+		}
+		if ok && measured {
+			v["ours"] = ours.micros() / full.micros()
+		}
+		if resumed, resumes := lanes["resumed"]; resumes {
+			v["resumed"] = resumed.micros()
+			if ok {
+				v["share"] = resumed.micros() / full.micros()
+			}
+		}
 	}
-	moreConns, moreRequests := p.back.counts()
-	return map[string]float64{
-		"cpu": cost.CPU / cost.Ops * 1e6, "busy": cost.CPU / cost.Elapsed * 100,
-		"reused": 100 - 100*float64(moreConns-conns)/float64(moreRequests-requests),
-	}, nil
+	return values
+}
+
+// requests asks a proxy over connections that stay.
+func requests(b *bench, p *target) []*lane {
+	client := load.Client{Addr: p.proc.Addr, Size: 1 << 10, Conns: requesters}
+	return []*lane{{target: p, key: "cpu", start: func() *load.Load { return client.TLSInTurns(b.certs.clientConfig()) }}}
+}
+
+// requestValues relates each proxy that encrypts to itself without, within the
+// round.
+func requestValues(costs map[string]map[string]cost) map[string]map[string]float64 {
+	values := make(map[string]map[string]float64)
+	for program, lanes := range costs {
+		if c, ok := lanes["cpu"]; ok {
+			values[program] = map[string]float64{"cpu": c.micros(), "busy": c.busy(), "reused": 100 * c.reused}
+		}
+	}
+	for program, v := range values {
+		if again, ok := values[encrypted(program)]; ok {
+			again["tax"] = again["cpu"] / v["cpu"]
+		}
+	}
+	return values
 }

@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/palisade-go/palisade/bench/internal/proc"
 	"github.com/palisade-go/palisade/bench/internal/report"
@@ -35,8 +34,11 @@ type scenario struct {
 	// prepare says whether a program that has just started can be measured, and
 	// how. Nil leaves p as it is.
 	prepare func(b *bench, p *target) error
-	// measure takes one value of each column.
-	measure func(b *bench, p *target) (map[string]float64, error)
+	// loads are what a program is measured under.
+	loads func(b *bench, p *target) []*lane
+	// values takes the columns of each program from what the lanes of a round
+	// cost, by program and key.
+	values func(costs map[string]map[string]cost) map[string]map[string]float64
 }
 
 // target is a program that runs.
@@ -110,32 +112,34 @@ func run(ctx context.Context, o report.Options, out *report.Section) (err error)
 	return nil
 }
 
-// run starts the programs of a scenario and measures each of them once a round,
-// in an order that chance decides anew each time.
+// run starts the programs of a scenario and measures each of them in each round.
 func (b *bench) run(s *scenario, out *report.Section) (report.Table, error) {
 	table := report.Table{Scenario: s.name, About: s.about, Columns: s.columns}
 	var rounds report.Rounds
-	random := b.Rand(s.name)
 	live := b.start(s, out)
+	var lanes []*lane
+	for _, p := range live {
+		defer p.proc.Stop()
+		lanes = append(lanes, s.loads(b, p)...)
+	}
 	defer func() {
-		for _, p := range live {
-			p.proc.Stop()
+		for _, l := range lanes {
+			l.stop()
 		}
 	}()
+	random := b.Rand(s.name)
+	b.round(random, lanes, turnLength, nil) // to get warm
 	for round := range b.Rounds {
-		random.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
-		for _, p := range live {
-			if err := b.ctx.Err(); err != nil {
-				return table, context.Cause(b.ctx)
-			}
-			values, err := s.measure(b, p)
-			if err != nil {
-				out.Incidents = append(out.Incidents, fmt.Sprintf("%s, round %d, %s: %v", s.name, round+1, p.name, err))
-				b.Log("  %s: %v", p.name, err)
-				continue
-			}
+		costs := b.round(random, lanes, b.Length, func(l *lane, err error) {
+			out.Incidents = append(out.Incidents, fmt.Sprintf("%s, round %d, %s: %v", s.name, round+1, l.target.name, err))
+			b.Log("  %s: %v", l.target.name, err)
+		})
+		if b.ctx.Err() != nil {
+			return table, context.Cause(b.ctx)
+		}
+		for program, values := range s.values(costs) {
 			for key, v := range values {
-				rounds.Add(p.name, key, v)
+				rounds.Add(program, key, v)
 			}
 		}
 	}
@@ -187,6 +191,3 @@ func (b *bench) start(s *scenario, out *report.Section) (live []*target) {
 	}
 	return live
 }
-
-// warm is how long a load runs before it is measured.
-func (b *bench) warm() time.Duration { return b.Length / 4 }

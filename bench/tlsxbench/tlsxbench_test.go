@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"strings"
@@ -186,5 +187,36 @@ func TestTargets(t *testing.T) {
 	}
 	if n := len(Suite().Scenarios); n != len(scenarios()) || Suite().Name != "tlsx" {
 		t.Errorf("the suite is %+v", Suite())
+	}
+}
+
+// TestValues relates the costs of a round by hand.
+func TestValues(t *testing.T) {
+	of := func(cpu, ops float64) cost { return cost{Cost: load.Cost{CPU: cpu, Ops: ops, Elapsed: 2}, reused: 0.5} }
+	got := handshakeValues(map[string]map[string]cost{
+		oursName: {"full": of(1, 1000), "resumed": of(0.5, 1000)}, bareName: {"full": of(2, 1000)}, nginxName: {"resumed": of(3, 1000)},
+	})
+	for _, c := range []struct {
+		program, key string
+		want         float64
+	}{
+		{oursName, "full", 1000}, {oursName, "resumed", 500}, {oursName, "share", 0.5}, {oursName, "ours", 1}, {oursName, "busy", 50},
+		{bareName, "full", 2000}, {bareName, "ours", 0.5}, {nginxName, "resumed", 3000},
+	} {
+		if v := got[c.program][c.key]; math.Abs(v-c.want) > 1e-9 {
+			t.Errorf("%s of %s is %v, want %v", c.key, c.program, v, c.want)
+		}
+	}
+	if len(got[bareName]) != 3 || len(got[nginxName]) != 1 {
+		t.Errorf("values of nothing: %v", got)
+	}
+	requests := requestValues(map[string]map[string]cost{
+		proxyName: {"cpu": of(1, 1000)}, encrypted(proxyName): {"cpu": of(1.5, 1000)}, encrypted(nginxName): {"cpu": of(1, 1)}, haproxyName: {},
+	})
+	if v := requests[encrypted(proxyName)]; v["tax"] != 1.5 || v["cpu"] != 1500 || v["busy"] != 75 || v["reused"] != 50 {
+		t.Errorf("the proxy that encrypts has %v", v)
+	}
+	if _, ok := requests[encrypted(nginxName)]["tax"]; ok || len(requests) != 3 || len(requests[proxyName]) != 3 {
+		t.Errorf("values of nothing: %v", requests)
 	}
 }

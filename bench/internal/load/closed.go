@@ -32,6 +32,7 @@ func (c Client) request() []byte {
 type Load struct {
 	ops  atomic.Uint64
 	stop atomic.Bool
+	turn *turn // nil: it runs until it is stopped
 	all  sync.WaitGroup
 	mu   sync.Mutex // guards err
 	err  error
@@ -44,6 +45,9 @@ func (l *Load) Ops() uint64 { return l.ops.Load() }
 // makes what was counted worthless.
 func (l *Load) Stop() error {
 	l.stop.Store(true)
+	if l.turn != nil {
+		l.turn.set(true)
+	}
 	l.all.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -203,10 +207,16 @@ func dial(addr string) (int, error) {
 // ClosedTLS is Closed over TLS 1.3, a goroutine for each connection. It fails if
 // the server chooses another cipher suite than AES-128-GCM, so that all are
 // compared at the same work.
-func (c Client) ClosedTLS(conf *tls.Config) *Load {
-	l := new(Load)
+func (c Client) ClosedTLS(conf *tls.Config) *Load { return c.startTLS(new(Load), conf) }
+
+// TLSInTurns is ClosedTLS for [Load.Turn]: the connections stay between turns.
+func (c Client) TLSInTurns(conf *tls.Config) *Load {
+	return c.startTLS(&Load{turn: newTurn(c.Conns)}, conf)
+}
+
+func (c Client) startTLS(l *Load, conf *tls.Config) *Load {
 	for range c.Conns {
-		l.all.Go(func() { l.fail(c.closedTLS(l, conf)) })
+		l.work(func() error { return c.closedTLS(l, conf) })
 	}
 	return l
 }
@@ -224,7 +234,7 @@ func (c Client) closedTLS(l *Load, conf *tls.Config) error {
 	}
 	request, r := c.request(), response{want: Body(c.Size)}
 	buf := make([]byte, 32<<10)
-	for !l.stop.Load() {
+	for l.next() {
 		conn.SetDeadline(time.Now().Add(patience))
 		if _, err := conn.Write(request); err != nil {
 			return fmt.Errorf("load: %w", err)

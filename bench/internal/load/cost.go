@@ -14,6 +14,13 @@ type Cost struct {
 	Elapsed float64 // in seconds
 }
 
+// Add adds what was used and done in another turn.
+func (c *Cost) Add(other Cost) {
+	c.CPU += other.CPU
+	c.Ops += other.Ops
+	c.Elapsed += other.Elapsed
+}
+
 // Cost measures a program while the load runs, after some time to get warm, and
 // stops the load. An error of the load is one here.
 func (l *Load) Cost(p *proc.Process, warm, length time.Duration) (_ Cost, err error) {

@@ -42,10 +42,10 @@ func (h Handshakes) Try() error {
 	return err
 }
 
-// Closed starts a load in which each client makes a connection as soon as it has
-// the response of the one before. A client that resumes has a session before
-// this returns.
-func (h Handshakes) Closed() *Load {
+// InTurns is a load for [Load.Turn], in which each client makes a connection as
+// soon as it has the response of the one before. A client that resumes has a
+// session before this returns, and keeps one from turn to turn.
+func (h Handshakes) InTurns() *Load {
 	l := new(Load)
 	clients := make([]*handshaker, h.Conns)
 	for i := range clients {
@@ -55,17 +55,18 @@ func (h Handshakes) Closed() *Load {
 		}
 	}
 	if l.err != nil {
-		return l
+		clients = nil
 	}
+	l.turn = newTurn(len(clients))
 	for _, c := range clients {
-		l.all.Go(func() {
-			for !l.stop.Load() {
+		l.work(func() error {
+			for l.next() {
 				if err := c.visit(h.Resume); err != nil {
-					l.fail(err)
-					return
+					return err
 				}
 				l.ops.Add(1)
 			}
+			return nil
 		})
 	}
 	return l

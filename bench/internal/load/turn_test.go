@@ -1,0 +1,95 @@
+package load
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// here is this process.
+type here struct{}
+
+func (here) Tree() ([]int, error) { return []int{os.Getpid()}, nil }
+
+func takeTurn(t *testing.T, l *Load) Cost {
+	t.Helper()
+	c, err := l.Turn(here{}, 60*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestTurns checks that a load works in its turns only, and that all that it does
+// in one is counted in it.
+func TestTurns(t *testing.T) {
+	cert, roots := selfSigned(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked, opened atomic.Int64
+	srv := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			w.Header().Set("Content-Length", "5")
+			if r.URL.Path == "/5" {
+				w.Write(Body(5))
+				return
+			}
+			io.WriteString(w, "hello")
+		}),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			if s == http.StateNew {
+				opened.Add(1)
+			}
+		},
+	}
+	go srv.Serve(tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}}))
+	defer srv.Close()
+	conf := &tls.Config{ServerName: "bench.example", RootCAs: roots, MinVersion: tls.VersionTLS13}
+	addr := ln.Addr().String()
+	full := Handshakes{Addr: addr, Config: conf, Curve: tls.X25519, Conns: 3, Body: []byte("hello")}.InTurns()
+	kept := Client{Addr: addr, Size: 5, Conns: 4}.TLSInTurns(conf)
+	takeTurn(t, kept)
+	takeTurn(t, full)
+	for range 3 {
+		before, conns := asked.Load(), opened.Load()
+		c := takeTurn(t, full)
+		if n := asked.Load() - before; float64(n) != c.Ops || opened.Load()-conns != n || c.CPU <= 0 || c.Elapsed < 0.06 {
+			t.Errorf("%+v, and the server had %d requests over %d connections", c, n, opened.Load()-conns)
+		}
+		before, conns = asked.Load(), opened.Load()
+		c = takeTurn(t, kept)
+		if n := asked.Load() - before; float64(n) != c.Ops || opened.Load() != conns {
+			t.Errorf("%+v, and the server had %d requests and %d new connections", c, n, opened.Load()-conns)
+		}
+	}
+	before := asked.Load()
+	if full.Stop() != nil || kept.Stop() != nil || asked.Load() != before {
+		t.Errorf("stopping made %d requests", asked.Load()-before)
+	}
+}
+
+// TestTurnFails checks that a load whose workers have gone does not block.
+func TestTurnFails(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	l := Client{Addr: ln.Addr().String(), Size: 5, Conns: 4}.TLSInTurns(new(tls.Config))
+	for range 2 {
+		if c, err := l.Turn(here{}, time.Millisecond); err == nil {
+			t.Errorf("nobody answered, and it was %+v", c)
+		}
+	}
+	if l.Stop() == nil {
+		t.Error("a load that failed has no error")
+	}
+}
