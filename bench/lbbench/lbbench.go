@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
@@ -32,10 +33,14 @@ type scenario struct {
 	name, about string
 	programs    []string // in the order of the table
 	conf        configData
-	tls         bool
-	columns     []report.Column
-	// measure takes one value of each column from a program that serves at
-	// p.addr.
+	// size is of the bodies in a closed loop, in which the programs take turns;
+	// compared are those whose costs are divided by each other's. 0: see measure.
+	size     int
+	compared []string
+	tls      bool
+	// columns are of what measure takes from a program that serves at p.addr: one
+	// value of each.
+	columns []report.Column
 	measure func(b *bench, s *scenario, p *target) (map[string]float64, error)
 }
 
@@ -147,30 +152,24 @@ func (b *bench) serve(what string) (*proc.Process, error) {
 	return proc.Start(b.ctx, b.cores.Load, addr, []string{"GOMAXPROCS=2"}, self, what, addr)
 }
 
-// run starts the programs of a scenario and measures each of them once a round,
-// in an order that chance decides anew each time.
+// run starts the programs of a scenario and measures each of them once a round.
 func (b *bench) run(s *scenario, out *report.Section) (report.Table, error) {
 	table := report.Table{Scenario: s.name, About: s.about, Columns: s.columns}
 	var rounds report.Rounds
 	random := b.Rand(s.name)
 	live, stop := b.start(s, out)
 	defer stop()
-	for round := range b.Rounds {
-		random.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
-		for _, p := range live {
-			if err := b.ctx.Err(); err != nil {
-				return table, context.Cause(b.ctx)
-			}
-			values, err := s.measure(b, s, p)
-			if err != nil {
-				out.Incidents = append(out.Incidents, fmt.Sprintf("%s, round %d, %s: %v", s.name, round+1, p.name, err))
-				b.Log("  %s: %v", p.name, err)
-				continue
-			}
-			for key, v := range values {
-				rounds.Add(p.name, key, v)
-			}
-		}
+	failed := func(round int, err error) {
+		out.Incidents = append(out.Incidents, fmt.Sprintf("%s, round %d, %v", s.name, round+1, err))
+		b.Log("  %v", err)
+	}
+	measure := b.oneByOne
+	if s.size > 0 {
+		measure = b.inTurns
+	}
+	err := measure(s, live, random, &rounds, failed)
+	if err != nil {
+		return table, err
 	}
 	table.Rows = rounds.Rows(s.programs)
 	for _, row := range table.Rows {
@@ -181,6 +180,51 @@ func (b *bench) run(s *scenario, out *report.Section) (report.Table, error) {
 		b.Log("  %-26s%s", row.Program, strings.Join(cells, "  "))
 	}
 	return table, nil
+}
+
+// oneByOne measures the programs one after the other, in an order that chance
+// decides anew in each round.
+func (b *bench) oneByOne(s *scenario, live []*target, random *rand.Rand, rounds *report.Rounds, failed func(int, error)) error {
+	for round := range b.Rounds {
+		random.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
+		for _, p := range live {
+			if b.ctx.Err() != nil {
+				return context.Cause(b.ctx)
+			}
+			values, err := s.measure(b, s, p)
+			if err != nil {
+				failed(round, fmt.Errorf("%s: %w", p.name, err))
+				continue
+			}
+			for key, v := range values {
+				rounds.Add(p.name, key, v)
+			}
+		}
+	}
+	return nil
+}
+
+// inTurns measures all programs at once; see [load.Round].
+func (b *bench) inTurns(s *scenario, live []*target, random *rand.Rand, rounds *report.Rounds, failed func(int, error)) error {
+	var lanes []*load.Lane
+	for _, p := range live {
+		l := s.lane(b, p)
+		defer l.Stop()
+		lanes = append(lanes, l)
+	}
+	load.Warm(b.ctx, random, lanes)
+	for round := range b.Rounds {
+		costs := load.Round(b.ctx, random, lanes, b.Length, func(_ *load.Lane, err error) { failed(round, err) })
+		if b.ctx.Err() != nil {
+			return context.Cause(b.ctx)
+		}
+		for program, values := range s.values(costs) {
+			for key, v := range values {
+				rounds.Add(program, key, v)
+			}
+		}
+	}
+	return nil
 }
 
 // start starts the programs of a scenario. What does not start is noted, and

@@ -4,12 +4,14 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/palisade-go/palisade/bench/internal/load"
 	"github.com/palisade-go/palisade/bench/internal/report"
 )
 
@@ -144,5 +146,21 @@ func TestTargets(t *testing.T) {
 	}
 	if n := len(Suite().Scenarios); n != len(scenarios()) || Suite().Name != "lb" {
 		t.Errorf("the suite is %+v", Suite())
+	}
+}
+
+// TestValues relates the costs of a round by hand.
+func TestValues(t *testing.T) {
+	of := func(cpu float64) map[string]load.Shared {
+		return map[string]load.Shared{"cpu": {Cost: load.Cost{CPU: cpu, Ops: 1000, Elapsed: 2}}}
+	}
+	s := closed("x", "", 1, nil, []string{oursName, oursNethttp})
+	got := s.values(load.Costs{oursName: of(1), haproxyName: of(2)})
+	want := map[string]map[string]float64{
+		oursName:    {"cpu": 1000, oursName: 1, "rate": 500, "busy": 50},
+		haproxyName: {"cpu": 2000, oursName: 0.5, "rate": 500, "busy": 100},
+	}
+	if !maps.EqualFunc(got, want, maps.Equal[map[string]float64, map[string]float64]) {
+		t.Errorf("the values are %v, want %v", got, want)
 	}
 }

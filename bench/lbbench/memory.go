@@ -92,11 +92,11 @@ func (b *bench) measureCapacity(s *scenario) error {
 		defer started.Stop()
 		p, share = target{name: nginxName, addr: started.Addr, proc: started}, 1
 	}
-	_, ops, elapsed, err := b.cost(&p, load.Client{Addr: p.addr, Size: 1 << 10, Conns: clients}.Closed())
+	c, err := load.Client{Addr: p.addr, Size: 1 << 10, Conns: clients}.Closed().Cost(p.proc, b.warm(), b.Length)
 	if err != nil {
 		return err
 	}
-	b.capacity = ops / elapsed * share
+	b.capacity = c.Ops / c.Elapsed * share
 	b.Log("  capacity: %.0f requests per second", b.capacity)
 	return nil
 }

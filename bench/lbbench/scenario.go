@@ -11,11 +11,6 @@ import (
 const clients = 64
 
 var (
-	costColumns = []report.Column{
-		{Key: "cpu", Title: "CPU, µs per request"},
-		{Key: "rate", Title: "requests per second"},
-		{Key: "busy", Title: "processor used, %"},
-	}
 	latencyColumns = []report.Column{
 		{Key: "p50", Title: "p50, µs"}, {Key: "p99", Title: "p99, µs"}, {Key: "p999", Title: "p99.9, µs"},
 		{Key: "max", Title: "longest, µs"}, {Key: "cpu", Title: "CPU, µs per request"},
@@ -23,25 +18,36 @@ var (
 	}
 )
 
+// costColumns compares two of the programs with each.
+func costColumns(ours ...string) []report.Column {
+	columns := []report.Column{{Key: "cpu", Title: "CPU, µs per request"}}
+	for _, name := range ours {
+		columns = append(columns, report.Column{Key: name, Title: name + " / it"})
+	}
+	return append(columns, report.Column{Key: "rate", Title: "requests per second"}, report.Column{Key: "busy", Title: "processor used, %"})
+}
+
+// closed is the scenario of a closed loop.
+func closed(name, about string, size int, programs, compared []string) scenario {
+	return scenario{name: name, about: about, size: size, programs: programs, compared: compared, columns: costColumns(compared...)}
+}
+
 func scenarios() []scenario {
 	proxies := []string{nginxName, haproxyName, caddyName, httputilName, oursName, oursNethttp}
+	ours := []string{oursName, oursNethttp}
+	encrypted := closed("tls", "1 KB bodies over 64 connections that are kept alive, TLS 1.3 with AES-128-GCM and a P-256 certificate in front, plain text behind.",
+		1<<10, proxies, ours)
+	encrypted.tls = true
 	return []scenario{
+		closed("keepalive", "1 KB bodies over 64 connections that are kept alive, each of which asks again as soon as it is answered.",
+			1<<10, proxies, ours),
+		closed("body64k", "64 KB bodies over 64 connections that are kept alive.", 64<<10, proxies, ours),
+		encrypted,
+		closed("chain", "As keepalive, ours and httputil behind three middlewares that read fields, set one and wrap the ResponseWriter; nginx and HAProxy with nothing.",
+			1<<10, []string{nginxName, haproxyName, httputilChain, oursChain, oursNethttpChain}, []string{oursChain, oursNethttpChain}),
+		closed("meter", "As keepalive, ours with and without the metrics of package qps.",
+			1<<10, []string{oursAlone, oursMetered}, []string{oursMetered}),
 		{
-			name: "keepalive", about: "1 KB bodies over 64 connections that are kept alive, each of which asks again as soon as it is answered.",
-			programs: proxies, columns: costColumns, measure: closed(1 << 10),
-		}, {
-			name: "body64k", about: "64 KB bodies over 64 connections that are kept alive.",
-			programs: proxies, columns: costColumns, measure: closed(64 << 10),
-		}, {
-			name: "tls", about: "1 KB bodies over 64 connections that are kept alive, TLS 1.3 with AES-128-GCM and a P-256 certificate in front, plain text behind.",
-			programs: proxies, tls: true, columns: costColumns, measure: closed(1 << 10),
-		}, {
-			name: "chain", about: "As keepalive, ours and httputil behind three middlewares that read fields, set one and wrap the ResponseWriter; nginx and HAProxy with nothing.",
-			programs: []string{nginxName, haproxyName, httputilChain, oursChain, oursNethttpChain}, columns: costColumns, measure: closed(1 << 10),
-		}, {
-			name: "meter", about: "As keepalive, ours with and without the metrics of package qps.",
-			programs: []string{oursAlone, oursMetered}, columns: costColumns, measure: closed(1 << 10),
-		}, {
 			name: "latency", about: "1 KB bodies in an open loop at half of nginx's capacity, timed from when each request was due; direct asks the backend.",
 			programs: append([]string{directName}, proxies...), columns: latencyColumns, measure: open,
 		}, {
@@ -61,37 +67,39 @@ func scenarios() []scenario {
 // warm is how long a load runs before it is measured.
 func (b *bench) warm() time.Duration { return b.Length / 4 }
 
-// cost measures processor time and work while a load runs.
-func (b *bench) cost(p *target, l *load.Load) (cpu, ops, elapsed float64, err error) {
-	c, err := l.Cost(p.proc, b.warm(), b.Length)
-	return c.CPU, c.Ops, c.Elapsed, err
+// lane asks for bodies over connections that stay.
+func (s *scenario) lane(b *bench, p *target) *load.Lane {
+	client := load.Client{Addr: p.addr, Size: s.size, Conns: clients}
+	start := client.InTurns
+	if s.tls {
+		start = func() *load.Load { return client.TLSInTurns(b.client) }
+	}
+	return &load.Lane{Program: p.name, Key: "cpu", Proc: p.proc, Start: start}
 }
 
-// closed measures what a request costs at full load.
-func closed(size int) func(*bench, *scenario, *target) (map[string]float64, error) {
-	return func(b *bench, s *scenario, p *target) (map[string]float64, error) {
-		client := load.Client{Addr: p.addr, Size: size, Conns: clients}
-		var l *load.Load
-		if s.tls {
-			l = client.ClosedTLS(b.client)
-		} else {
-			l = client.Closed()
+// values relates the programs that are compared to each, within the round.
+func (s *scenario) values(costs load.Costs) map[string]map[string]float64 {
+	values := make(map[string]map[string]float64)
+	for program, lanes := range costs {
+		c := lanes["cpu"]
+		v := map[string]float64{"cpu": c.Micros(), "rate": c.Ops / c.Elapsed, "busy": c.Busy()}
+		for _, name := range s.compared {
+			if ours, ok := costs[name]["cpu"]; ok {
+				v[name] = ours.Micros() / c.Micros()
+			}
 		}
-		cpu, ops, elapsed, err := b.cost(p, l)
-		if err != nil {
-			return nil, err
-		}
-		return map[string]float64{"cpu": cpu / ops * 1e6, "rate": ops / elapsed, "busy": cpu / elapsed * 100}, nil
+		values[program] = v
 	}
+	return values
 }
 
 // stream measures what a gigabyte costs.
 func stream(b *bench, _ *scenario, p *target) (map[string]float64, error) {
-	cpu, bytes, elapsed, err := b.cost(p, load.Stream(p.addr, 4))
+	c, err := load.Stream(p.addr, 4).Cost(p.proc, b.warm(), b.Length)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]float64{"cpu": cpu / bytes * 1e9, "rate": bytes / elapsed / 1e9, "busy": cpu / elapsed * 100}, nil
+	return map[string]float64{"cpu": c.CPU / c.Ops * 1e9, "rate": c.Ops / c.Elapsed / 1e9, "busy": c.CPU / c.Elapsed * 100}, nil
 }
 
 // open measures latency at half of what nginx can do, or half of what the

@@ -78,10 +78,10 @@ func handshakes(name, about string, programs []string, curve tls.CurveID, shown 
 			}
 			return err
 		},
-		loads: func(b *bench, p *target) []*lane {
-			lanes := []*lane{{target: p, key: "full", start: func() *load.Load { return loadOf(b, p, false).InTurns() }}}
+		loads: func(b *bench, p *target) []*load.Lane {
+			lanes := []*load.Lane{{Program: p.name, Key: "full", Proc: p.proc, Start: loadOf(b, p, false).InTurns}}
 			if p.resumes {
-				lanes = append(lanes, &lane{target: p, key: "resumed", start: func() *load.Load { return loadOf(b, p, true).InTurns() }})
+				lanes = append(lanes, &load.Lane{Program: p.name, Key: "resumed", Proc: p.proc, Start: loadOf(b, p, true).InTurns})
 			}
 			return lanes
 		},
@@ -91,7 +91,7 @@ func handshakes(name, about string, programs []string, curve tls.CurveID, shown 
 
 // handshakeValues relates each program to ours and its resumed connections to its
 // full ones, within the round.
-func handshakeValues(costs map[string]map[string]cost) map[string]map[string]float64 {
+func handshakeValues(costs load.Costs) map[string]map[string]float64 {
 	values := make(map[string]map[string]float64)
 	ours, measured := costs[oursName]["full"]
 	for program, lanes := range costs {
@@ -99,34 +99,38 @@ func handshakeValues(costs map[string]map[string]cost) map[string]map[string]flo
 		values[program] = v
 		full, ok := lanes["full"]
 		if ok {
-			v["full"], v["busy"] = full.micros(), full.busy()
+			v["full"], v["busy"] = full.Micros(), full.Busy()
 		}
 		if ok && measured {
-			v["ours"] = ours.micros() / full.micros()
+			v["ours"] = ours.Micros() / full.Micros()
 		}
 		if resumed, resumes := lanes["resumed"]; resumes {
-			v["resumed"] = resumed.micros()
+			v["resumed"] = resumed.Micros()
 			if ok {
-				v["share"] = resumed.micros() / full.micros()
+				v["share"] = resumed.Micros() / full.Micros()
 			}
 		}
 	}
 	return values
 }
 
-// requests asks a proxy over connections that stay.
-func requests(b *bench, p *target) []*lane {
+// requests asks a proxy over connections that stay, and watches how many
+// connections and requests its backend gets.
+func requests(b *bench, p *target) []*load.Lane {
 	client := load.Client{Addr: p.proc.Addr, Size: 1 << 10, Conns: requesters}
-	return []*lane{{target: p, key: "cpu", start: func() *load.Load { return client.TLSInTurns(b.certs.clientConfig()) }}}
+	return []*load.Lane{{
+		Program: p.name, Key: "cpu", Proc: p.proc, Watch: p.back.counts,
+		Start: func() *load.Load { return client.TLSInTurns(b.certs.clientConfig()) },
+	}}
 }
 
 // requestValues relates each proxy that encrypts to itself without, within the
 // round.
-func requestValues(costs map[string]map[string]cost) map[string]map[string]float64 {
+func requestValues(costs load.Costs) map[string]map[string]float64 {
 	values := make(map[string]map[string]float64)
 	for program, lanes := range costs {
 		if c, ok := lanes["cpu"]; ok {
-			values[program] = map[string]float64{"cpu": c.micros(), "busy": c.busy(), "reused": 100 * c.reused}
+			values[program] = map[string]float64{"cpu": c.Micros(), "busy": c.Busy(), "reused": 100 - 100*float64(c.A)/float64(c.B)}
 		}
 	}
 	for program, v := range values {

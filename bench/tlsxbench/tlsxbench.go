@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/palisade-go/palisade/bench/internal/load"
 	"github.com/palisade-go/palisade/bench/internal/proc"
 	"github.com/palisade-go/palisade/bench/internal/report"
 )
@@ -35,10 +36,9 @@ type scenario struct {
 	// how. Nil leaves p as it is.
 	prepare func(b *bench, p *target) error
 	// loads are what a program is measured under.
-	loads func(b *bench, p *target) []*lane
-	// values takes the columns of each program from what the lanes of a round
-	// cost, by program and key.
-	values func(costs map[string]map[string]cost) map[string]map[string]float64
+	loads func(b *bench, p *target) []*load.Lane
+	// values takes the columns of each program from what a round cost.
+	values func(load.Costs) map[string]map[string]float64
 }
 
 // target is a program that runs.
@@ -117,22 +117,22 @@ func (b *bench) run(s *scenario, out *report.Section) (report.Table, error) {
 	table := report.Table{Scenario: s.name, About: s.about, Columns: s.columns}
 	var rounds report.Rounds
 	live := b.start(s, out)
-	var lanes []*lane
+	var lanes []*load.Lane
 	for _, p := range live {
 		defer p.proc.Stop()
 		lanes = append(lanes, s.loads(b, p)...)
 	}
 	defer func() {
 		for _, l := range lanes {
-			l.stop()
+			l.Stop()
 		}
 	}()
 	random := b.Rand(s.name)
-	b.round(random, lanes, turnLength, nil) // to get warm
+	load.Warm(b.ctx, random, lanes)
 	for round := range b.Rounds {
-		costs := b.round(random, lanes, b.Length, func(l *lane, err error) {
-			out.Incidents = append(out.Incidents, fmt.Sprintf("%s, round %d, %s: %v", s.name, round+1, l.target.name, err))
-			b.Log("  %s: %v", l.target.name, err)
+		costs := load.Round(b.ctx, random, lanes, b.Length, func(_ *load.Lane, err error) {
+			out.Incidents = append(out.Incidents, fmt.Sprintf("%s, round %d, %v", s.name, round+1, err))
+			b.Log("  %v", err)
 		})
 		if b.ctx.Err() != nil {
 			return table, context.Cause(b.ctx)

@@ -192,8 +192,10 @@ func TestTargets(t *testing.T) {
 
 // TestValues relates the costs of a round by hand.
 func TestValues(t *testing.T) {
-	of := func(cpu, ops float64) cost { return cost{Cost: load.Cost{CPU: cpu, Ops: ops, Elapsed: 2}, reused: 0.5} }
-	got := handshakeValues(map[string]map[string]cost{
+	of := func(cpu, ops float64) load.Shared {
+		return load.Shared{Cost: load.Cost{CPU: cpu, Ops: ops, Elapsed: 2}, A: 1, B: 2}
+	}
+	got := handshakeValues(load.Costs{
 		oursName: {"full": of(1, 1000), "resumed": of(0.5, 1000)}, bareName: {"full": of(2, 1000)}, nginxName: {"resumed": of(3, 1000)},
 	})
 	for _, c := range []struct {
@@ -210,7 +212,7 @@ func TestValues(t *testing.T) {
 	if len(got[bareName]) != 3 || len(got[nginxName]) != 1 {
 		t.Errorf("values of nothing: %v", got)
 	}
-	requests := requestValues(map[string]map[string]cost{
+	requests := requestValues(load.Costs{
 		proxyName: {"cpu": of(1, 1000)}, encrypted(proxyName): {"cpu": of(1.5, 1000)}, encrypted(nginxName): {"cpu": of(1, 1)}, haproxyName: {},
 	})
 	if v := requests[encrypted(proxyName)]; v["tax"] != 1.5 || v["cpu"] != 1500 || v["busy"] != 75 || v["reused"] != 50 {

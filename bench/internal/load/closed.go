@@ -67,29 +67,40 @@ const patience = 10 * time.Second
 
 // Closed starts a load in which each connection sends a request as soon as it
 // has the response to the one before. One thread serves them all.
-func (c Client) Closed() *Load {
-	l := new(Load)
-	l.all.Go(func() {
+func (c Client) Closed() *Load { return c.start(new(Load)) }
+
+// InTurns is Closed for [Load.Turn]: the connections stay between turns.
+func (c Client) InTurns() *Load { return c.start(&Load{turn: newTurn(1)}) }
+
+func (c Client) start(l *Load) *Load {
+	l.work(func() error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		l.fail(c.closed(l))
+		w, err := c.connect()
+		if err != nil {
+			return err
+		}
+		defer w.close()
+		for l.next() {
+			if err := w.turn(l, c.Addr); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return l
 }
 
-func (c Client) closed(l *Load) error {
-	w, err := c.connect()
-	if err != nil {
-		return err
-	}
-	defer w.close()
+// turn asks on all connections until the turn is over, and reads the responses to
+// all that was asked.
+func (w *wires) turn(l *Load, addr string) error {
 	for i := range w.conns {
 		if err := w.send(i); err != nil {
 			return err
 		}
 	}
 	last := time.Now()
-	for !l.stop.Load() {
+	for waiting := len(w.conns); waiting > 0; {
 		events, err := w.poller.wait(50 * time.Millisecond)
 		if err != nil {
 			return err
@@ -99,17 +110,20 @@ func (c Client) closed(l *Load) error {
 			if err != nil {
 				return err
 			}
-			if done {
-				l.ops.Add(1)
-				if err := w.send(int(e.Fd)); err != nil {
-					return err
-				}
+			if !done {
+				continue
+			}
+			l.ops.Add(1)
+			if !l.goesOn() {
+				waiting--
+			} else if err := w.send(int(e.Fd)); err != nil {
+				return err
 			}
 		}
 		if len(events) > 0 {
 			last = time.Now()
 		} else if time.Since(last) > patience {
-			return fmt.Errorf("load: %s: no response for %v", c.Addr, patience)
+			return fmt.Errorf("load: %s: no response for %v", addr, patience)
 		}
 	}
 	return nil

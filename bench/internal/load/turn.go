@@ -61,6 +61,16 @@ func (t *turn) rest() {
 	}
 }
 
+// goesOn says whether the turn is not over, and the load neither.
+func (l *Load) goesOn() bool {
+	if l.stop.Load() || l.turn == nil {
+		return !l.stop.Load()
+	}
+	l.turn.mu.Lock()
+	defer l.turn.mu.Unlock()
+	return l.turn.open
+}
+
 // work starts a worker, which asks next before each operation.
 func (l *Load) work(f func() error) {
 	l.all.Go(func() {
@@ -80,8 +90,8 @@ func (l *Load) next() bool {
 	return !l.stop.Load()
 }
 
-// Program is what [proc.Process] is: something that runs in processes.
-type Program interface {
+// Tree is what a [proc.Process] is: it has processes.
+type Tree interface {
 	Tree() (pids []int, err error)
 }
 
@@ -90,7 +100,7 @@ type Program interface {
 // the program is at rest, so that nothing is counted by half. Programs that are to
 // be compared take turns of some tens of milliseconds: what happens to the machine
 // then happens to each of them.
-func (l *Load) Turn(p Program, length time.Duration) (Cost, error) {
+func (l *Load) Turn(p Tree, length time.Duration) (Cost, error) {
 	l.turn.rest() // whoever connects has connected
 	tree, err := p.Tree()
 	if err != nil {

@@ -38,7 +38,13 @@ func TestTurns(t *testing.T) {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			asked.Add(1)
 			w.Header().Set("Content-Length", "5")
-			if r.URL.Path == "/5" {
+			switch r.URL.Path {
+			case "/4": // takes longer than a turn
+				time.Sleep(150 * time.Millisecond)
+				w.Header().Set("Content-Length", "4")
+				w.Write(Body(4))
+				return
+			case "/5":
 				w.Write(Body(5))
 				return
 			}
@@ -70,9 +76,29 @@ func TestTurns(t *testing.T) {
 			t.Errorf("%+v, and the server had %d requests and %d new connections", c, n, opened.Load()-conns)
 		}
 	}
+	slow := Client{Addr: addr, Size: 4, Conns: 3}.TLSInTurns(conf)
+	if c := takeTurn(t, slow); c.Ops != 3 || c.Elapsed < 0.15 {
+		t.Errorf("%+v, want what was begun in the turn to end in it", c)
+	}
 	before := asked.Load()
-	if full.Stop() != nil || kept.Stop() != nil || asked.Load() != before {
+	if slow.Stop() != nil || full.Stop() != nil || kept.Stop() != nil || asked.Load() != before {
 		t.Errorf("stopping made %d requests", asked.Load()-before)
+	}
+}
+
+// TestTurnsInPlainText checks that the thread of a closed loop waits, too.
+func TestTurnsInPlainText(t *testing.T) {
+	l := Client{Addr: startBackend(t), Size: 100, Conns: 5}.InTurns()
+	for range 3 {
+		before := l.Ops()
+		c := takeTurn(t, l)
+		if after := l.Ops(); float64(after-before) != c.Ops || c.Ops < 5 {
+			t.Errorf("%+v, and %d was done", c, after-before)
+		}
+	}
+	before := l.Ops()
+	if err := l.Stop(); err != nil || l.Ops() != before {
+		t.Errorf("stopping did %d, %v", l.Ops()-before, err)
 	}
 }
 
