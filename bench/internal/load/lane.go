@@ -11,7 +11,7 @@ import (
 // turnLength is how long a lane runs before it is the turn of the next. The speed
 // of a machine that others use too changes within seconds: in turns as short as
 // this, it changes for all lanes of a round alike, and their ratio stays.
-const turnLength = 40 * time.Millisecond
+const turnLength = 100 * time.Millisecond
 
 // Lane is one load of one program, of which a [Round] has many.
 type Lane struct {

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -96,59 +97,30 @@ type Tree interface {
 }
 
 // Turn lets a load that was started in turns run for some time and measures the
-// program meanwhile: from before the first operation until the last has ended and
-// the program is at rest, so that nothing is counted by half. Programs that are to
-// be compared take turns of some tens of milliseconds: what happens to the machine
-// then happens to each of them.
+// program meanwhile, but for the beginning: a program that has been idle is slower
+// for some milliseconds on a virtual machine, whatever it does then.
 func (l *Load) Turn(p Tree, length time.Duration) (Cost, error) {
-	l.turn.rest() // whoever connects has connected
 	tree, err := p.Tree()
 	if err != nil {
 		return Cost{}, err
 	}
-	before, err := settled(tree)
-	if err != nil {
-		return Cost{}, err
-	}
-	ops, begin := l.Ops(), time.Now()
+	l.turn.rest() // whoever connects has connected
 	l.turn.set(true)
-	time.Sleep(length)
+	time.Sleep(length / leadIn)
+	begin, ops := time.Now(), l.Ops()
+	before, err1 := proc.TreeCPU(tree)
+	time.Sleep(length - length/leadIn)
+	after, err2 := proc.TreeCPU(tree)
+	c := Cost{(after - before).Seconds(), float64(l.Ops() - ops), time.Since(begin).Seconds()}
 	l.turn.rest()
-	elapsed := time.Since(begin)
-	after, err := settled(tree)
-	if err != nil {
-		return Cost{}, err
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := Cost{(after - before).Seconds(), float64(l.Ops() - ops), elapsed.Seconds()}
-	if l.err == nil && c.Ops == 0 {
-		return Cost{}, fmt.Errorf("load: nothing was done in %v", length)
+	err = errors.Join(l.err, err1, err2)
+	if err == nil && c.Ops == 0 {
+		err = fmt.Errorf("load: nothing was done in %v", length)
 	}
-	return c, l.err
+	return c, err
 }
 
-const (
-	settleStep  = 300 * time.Microsecond
-	settleLimit = 30 * time.Millisecond
-	// restless is more than a program at rest uses in a step.
-	restless = 20 * time.Microsecond
-)
-
-// settled returns what the processes have used, once they use next to nothing any
-// more.
-func settled(tree []int) (time.Duration, error) {
-	last, err := proc.TreeCPU(tree)
-	for begin := time.Now(); err == nil && time.Since(begin) < settleLimit; {
-		time.Sleep(settleStep)
-		now, err := proc.TreeCPU(tree)
-		if err != nil {
-			return 0, err
-		}
-		if now-last < restless {
-			return now, nil
-		}
-		last = now
-	}
-	return last, err
-}
+// leadIn is what part of a turn is not measured: one of so many.
+const leadIn = 3

@@ -25,8 +25,8 @@ func takeTurn(t *testing.T, l *Load) Cost {
 	return c
 }
 
-// TestTurns checks that a load works in its turns only, and that all that it does
-// in one is counted in it.
+// TestTurns checks that a load works in its turns only, and that what it does in
+// one has ended before the next.
 func TestTurns(t *testing.T) {
 	cert, roots := selfSigned(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -65,20 +65,22 @@ func TestTurns(t *testing.T) {
 	takeTurn(t, kept)
 	takeTurn(t, full)
 	for range 3 {
-		before, conns := asked.Load(), opened.Load()
+		before, conns, ops := asked.Load(), opened.Load(), full.Ops()
 		c := takeTurn(t, full)
-		if n := asked.Load() - before; float64(n) != c.Ops || opened.Load()-conns != n || c.CPU <= 0 || c.Elapsed < 0.06 {
+		n := asked.Load() - before
+		if uint64(n) != full.Ops()-ops || opened.Load()-conns != n || c.Ops > float64(n) || c.CPU <= 0 || c.Elapsed < 0.04 {
 			t.Errorf("%+v, and the server had %d requests over %d connections", c, n, opened.Load()-conns)
 		}
-		before, conns = asked.Load(), opened.Load()
+		before, conns, ops = asked.Load(), opened.Load(), kept.Ops()
 		c = takeTurn(t, kept)
-		if n := asked.Load() - before; float64(n) != c.Ops || opened.Load() != conns {
+		n = asked.Load() - before
+		if uint64(n) != kept.Ops()-ops || opened.Load() != conns || c.Ops > float64(n) {
 			t.Errorf("%+v, and the server had %d requests and %d new connections", c, n, opened.Load()-conns)
 		}
 	}
 	slow := Client{Addr: addr, Size: 4, Conns: 3}.TLSInTurns(conf)
-	if c := takeTurn(t, slow); c.Ops != 3 || c.Elapsed < 0.15 {
-		t.Errorf("%+v, want what was begun in the turn to end in it", c)
+	if c, err := slow.Turn(here{}, 60*time.Millisecond); err == nil || slow.Ops() != 3 {
+		t.Errorf("%+v, %v, and %d done, want what was begun in the turn to end before the next", c, err, slow.Ops())
 	}
 	before := asked.Load()
 	if slow.Stop() != nil || full.Stop() != nil || kept.Stop() != nil || asked.Load() != before {
@@ -92,8 +94,8 @@ func TestTurnsInPlainText(t *testing.T) {
 	for range 3 {
 		before := l.Ops()
 		c := takeTurn(t, l)
-		if after := l.Ops(); float64(after-before) != c.Ops || c.Ops < 5 {
-			t.Errorf("%+v, and %d was done", c, after-before)
+		if after := l.Ops(); float64(after-before) < c.Ops+5 || c.Ops < 5 {
+			t.Errorf("%+v, and %d was done, want five more at least", c, after-before)
 		}
 	}
 	before := l.Ops()
