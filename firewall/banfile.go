@@ -30,7 +30,8 @@ type banRecord struct {
 
 // SaveBans writes the bans in force to a file, for [Firewall.LoadBans] after a
 // restart. The file is replaced as a whole: a crash leaves the old one or the new
-// one. Only its owner may read it, since it tells who was banned and why. Call it
+// one. What is no plain file, such as a device, is not replaced; that is an error.
+// Only its owner may read it, since it tells who was banned and why. Call it
 // at the end, and now and then before, since what was not saved is lost in a
 // crash.
 func (f *Firewall) SaveBans(path string) error {
@@ -53,6 +54,9 @@ func (f *Firewall) SaveBans(path string) error {
 
 // replaceFile writes next to the file, and to the disk before it renames.
 func replaceFile(path string, text []byte) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return &os.PathError{Op: "write", Path: path, Err: errNotPlain}
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return err

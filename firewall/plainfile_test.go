@@ -63,6 +63,24 @@ func TestOnlyPlainFiles(t *testing.T) {
 
 // TestWatchFilePassesPipesOver: a pipe that comes in the place of a list is an
 // error, after which another list is loaded, and does not keep WatchFile from its
+// TestBansReplacePlainFilesOnly: a pipe, or a device, is not renamed over.
+func TestBansReplacePlainFilesOnly(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	makePipe(t, pipe)
+	f := newFirewall(t, Config{})
+	if err := promptly(t, pipe, func() error { return f.SaveBans(pipe) }); !errors.Is(err, errNotPlain) {
+		t.Errorf("saved to a pipe: %v, want %v", err, errNotPlain)
+	}
+	info, err := os.Stat(pipe)
+	if err != nil || info.Mode().Type() != os.ModeNamedPipe {
+		t.Errorf("the pipe is %v now, %v", info.Mode(), err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%d files are left, %v, want the pipe only", len(entries), err)
+	}
+}
+
 // end.
 func TestWatchFilePassesPipesOver(t *testing.T) {
 	dir := t.TempDir()

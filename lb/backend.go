@@ -79,7 +79,7 @@ func parseBackendURL(s string) (*url.URL, error) {
 	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != schemeH2C && !isLayer4(u):
 		return bad("the scheme http or https, or h2c, tcp or udp")
 	case u.Opaque != "" || u.Hostname() == "":
-		return bad("a host, as in http://host:port")
+		return bad("a host, as in " + u.Scheme + "://host:port")
 	case u.Path != "" && u.Path != "/":
 		return bad("no path")
 	case u.RawQuery != "" || u.ForceQuery:
@@ -87,7 +87,7 @@ func parseBackendURL(s string) (*url.URL, error) {
 	case u.Fragment != "" || strings.HasSuffix(s, "#"):
 		return bad("no fragment")
 	case isLayer4(u) && u.Port() == "":
-		return bad("a port, as in tcp://host:port")
+		return bad("a port, as in " + u.Scheme + "://host:port")
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
