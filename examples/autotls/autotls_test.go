@@ -215,6 +215,8 @@ func TestFlagsAreChecked(t *testing.T) {
 		{"-dir", dir, "-domain", ""}, {"-nonsense"}, {"-dir", dir, "-internal", "-listen", ""},
 		{"-dir", dir, "-domain", "a b"}, {"-dir", dir, "-domain", "*.a.test"}, {"-dir", dir, "-internal", "-domain", "bücher.test"},
 		{"-dir", dir, "-internal", "-domain", "a..test"}, {"-dir", dir, "-internal", "-domain", "*.*.test"}, {"-dir", dir, "-internal", "-domain", "fe80::1%lo"},
+		{"-dir", dir, "-internal", "-domain", "-a.test"}, {"-dir", dir, "-internal", "-domain", "a-.test"}, {"-dir", dir, "-internal", "-domain", "*.127.0.0.1"},
+		{"-dir", dir, "-internal", "-domain", "256.1.1.1"}, {"-dir", dir, "-domain", "a.1."},
 		{"-dir", dir, "-domain", "a.test", "-acme-directory", "http://127.0.0.1:1/dir"}, {"-dir", dir, "-domain", "a.test", "-acme-directory", "dir"},
 		{"-dir", dir, "-domain", "a.test", "-email", "admin"}, {"-dir", dir, "-domain", "a.test", "-email", "A <a@a.test>"},
 	} {
@@ -224,7 +226,7 @@ func TestFlagsAreChecked(t *testing.T) {
 		}
 	}
 	var stderr bytes.Buffer
-	if code := run(t.Context(), []string{"-h"}, io.Discard, &stderr); code != 0 || !strings.Contains(stderr.String(), "-client-mode") {
+	if code := run(t.Context(), []string{"-h"}, io.Discard, &stderr); code != 0 || !strings.Contains(stderr.String(), "-client-mode") || !strings.Contains(stderr.String(), filepath.Join("palisade", "autotls")) {
 		t.Errorf("-h: exit status %d, %q", code, &stderr)
 	}
 	for _, args := range [][]string{

@@ -55,10 +55,10 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	fs.StringVar(&c.email, "email", "", "contact `address` of the ACME account")
 	fs.StringVar(&c.cert, "cert", "", "PEM `file` with the certificate chain, instead of ACME; followed when it changes")
 	fs.StringVar(&c.key, "key", "", "PEM `file` with its key")
-	fs.BoolVar(&c.internal, "internal", false, "use an internal authority instead of ACME")
+	fs.BoolVar(&c.internal, "internal", false, "use an internal authority instead of ACME, and name the file of its certificate, which clients are to trust; without -domain for localhost")
 	fs.StringVar(&c.clientCA, "client-ca", "", "PEM `file` with the authorities of clients; followed when it changes; empty asks for no certificate")
-	fs.StringVar(&mode, "client-mode", "", "with -client-ca, whether clients must show a certificate: `optional` or required")
-	fs.Func("profile", "TLS versions: `intermediate` (1.2 and 1.3) or modern (1.3)", func(s string) (err error) {
+	fs.StringVar(&mode, "client-mode", "", "`whether` clients of -client-ca must show a certificate: optional, as without this flag, or required")
+	fs.Func("profile", "TLS `versions`: intermediate (1.2 and 1.3), as without this flag, or modern (1.3)", func(s string) (err error) {
 		c.profile, err = tlsx.ParseProfile(s)
 		return err
 	})
@@ -71,8 +71,11 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fs.SetOutput(stderr)
-			fmt.Fprintln(stderr, "usage: autotls -dir DIR (-domain NAME | -cert FILE -key FILE | -internal) [flags]\n\nServes a folder over HTTPS, and shows at /whoami who the client is.\n\nflags:")
+			fmt.Fprintln(stderr, "usage: autotls -dir DIR (-domain NAME | -cert FILE -key FILE | -internal) [flags]\n\nServes a folder over HTTPS, and shows at /whoami who the client is. It ends at\nSIGINT or SIGTERM once what is under way is done, at a second one at once.\n\nflags:")
 			fs.PrintDefaults()
+			if dir, err := stateDir(); err == nil {
+				fmt.Fprintf(stderr, "\nAccounts, certificates and the internal authority are kept in %s.\n", dir)
+			}
 			return config{}, flag.ErrHelp
 		}
 		return fail(err)
@@ -138,7 +141,7 @@ func (c *config) checkNames() error {
 		if strings.ContainsFunc(bare, func(r rune) bool { return r > unicode.MaxASCII }) {
 			return fmt.Errorf("-domain is %q, want its ASCII form, whose labels begin with xn--", name)
 		}
-		if !isHost(bare) {
+		if _, err := netip.ParseAddr(bare); !isHost(bare) || wild && err == nil {
 			return fmt.Errorf("-domain is %q, want a DNS name or an IP address", name)
 		}
 	}
@@ -151,16 +154,20 @@ func (c *config) checkNames() error {
 	return nil
 }
 
-// isHost says whether a name can be an address or a name of the DNS.
+// isHost says whether a name can be an address, or one of the DNS that a host can
+// have. One whose last label is a number cannot be: it would pass for an address
+// (RFC 1123, section 2.1).
 func isHost(name string) bool {
 	if ip, err := netip.ParseAddr(name); err == nil {
 		return ip.Zone() == ""
 	}
 	name = strings.TrimSuffix(name, ".")
+	last := ""
 	for label := range strings.SplitSeq(strings.ToLower(name), ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || label[0] == '-' || label[len(label)-1] == '-' {
 			return false
 		}
+		last = label
 	}
-	return len(name) <= 253
+	return len(name) <= 253 && strings.Trim(last, "0123456789") != ""
 }

@@ -24,10 +24,12 @@ import (
 )
 
 func main() {
-	// It drains, also if nobody reads the log any more.
-	signal.Ignore(syscall.SIGPIPE)
+	// It drains, also if nobody reads the log any more; and there is nothing to
+	// load anew, as files are followed.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

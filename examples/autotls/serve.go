@@ -20,8 +20,13 @@ import (
 	"github.com/palisade-go/palisade/tlsx/acme"
 )
 
-// drain is the time that requests under way get at shutdown.
-const drain = 10 * time.Second
+const (
+	// drain is the time that requests under way get at shutdown.
+	drain = 10 * time.Second
+	// stall is the time that a client may take nothing of its answer, or have the
+	// rest of its request to come.
+	stall = time.Minute
+)
 
 // serve runs until the context ends or a server fails.
 func (c *config) serve(ctx context.Context, stdout io.Writer) error {
@@ -58,7 +63,7 @@ func (c *config) serve(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 
-	handler := term.RequireSNIMatch(tlsx.Receive(tlsx.PeerMatcher{}, pages(root)))
+	handler := term.RequireSNIMatch(tlsx.Receive(tlsx.PeerMatcher{}, steady(pages(root))))
 	if issuer != nil {
 		// Browsers remember it for a year: not for a host of one's own tries.
 		handler = tlsx.HSTS{}.Handler(handler)
@@ -98,7 +103,15 @@ func (c *config) serve(ctx context.Context, stdout io.Writer) error {
 func newServer(h http.Handler) *http.Server {
 	// What clients do wrong is no news.
 	quiet := slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug)
-	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet}
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       stall,
+		WriteTimeout:      stall, // steady puts it off
+		IdleTimeout:       2 * time.Minute,
+		HTTP2:             &http.HTTP2Config{WriteByteTimeout: stall},
+		ErrorLog:          quiet,
+	}
 }
 
 // stop ends the servers at once, lest one leads clients to another that accepts
@@ -109,7 +122,11 @@ func stop(ctx context.Context, servers []*http.Server) error {
 	errs := make([]error, len(servers))
 	var wg sync.WaitGroup
 	for i, s := range servers {
-		wg.Go(func() { errs[i] = s.Shutdown(ctx) })
+		wg.Go(func() {
+			if errs[i] = s.Shutdown(ctx); errors.Is(errs[i], context.DeadlineExceeded) {
+				errs[i] = errors.Join(fmt.Errorf("requests still under way after %v are cut off", drain), s.Close())
+			}
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -140,11 +157,10 @@ func (c *config) certificates(secure, plain net.Listener, stdout io.Writer) (tls
 		}
 		return files, nil, nil
 	}
-	base, err := os.UserConfigDir()
+	state, err := stateDir()
 	if err != nil {
 		return nil, nil, fmt.Errorf("no place to keep keys: %w", err)
 	}
-	state := filepath.Join(base, "palisade", "autotls")
 	if c.internal {
 		leaf, err := c.internalLeaf(filepath.Join(state, "ca"), stdout)
 		return leaf, nil, err
@@ -166,12 +182,18 @@ func (c *config) certificates(secure, plain net.Listener, stdout io.Writer) (tls
 		}
 		roots, err := tlsx.ParseRoots(pem)
 		if err != nil {
-			return nil, nil, fmt.Errorf("-acme-ca: %w", err)
+			return nil, nil, fmt.Errorf("-acme-ca: %s: %w", c.acmeCA, err)
 		}
 		conf.RootCAs = roots.Pool()
 	}
 	issuer, err := acme.New(conf)
 	return issuer, issuer, err
+}
+
+// stateDir is where keys and certificates are kept.
+func stateDir() (string, error) {
+	base, err := os.UserConfigDir()
+	return filepath.Join(base, "palisade", "autotls"), err
 }
 
 func (c *config) internalLeaf(dir string, stdout io.Writer) (tlsx.CertSource, error) {

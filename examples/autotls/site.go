@@ -15,12 +15,22 @@ import (
 	"github.com/palisade-go/palisade/tlsx"
 )
 
-// pages serves the folder, and /whoami.
+// pages serves the folder, and /whoami. A ServeMux would lead clients astray: it
+// redirects from "//a%20b" to "/a%2520b".
 func pages(root *os.Root) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /", http.FileServerFS(siteFS{root.FS()}))
-	mux.HandleFunc("GET /whoami", whoami)
-	return mux
+	files := http.FileServerFS(siteFS{root.FS()})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		switch {
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		case r.URL.Path == "/whoami":
+			whoami(w, r)
+		default:
+			files.ServeHTTP(w, r)
+		}
+	})
 }
 
 // whoami says who the client proved to be.

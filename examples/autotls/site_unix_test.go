@@ -32,7 +32,7 @@ func TestPages(t *testing.T) {
 	}
 	for name, data := range map[string]string{
 		".env": "secret", ".git/config": "secret", ".well-known/security.txt": "contact", ".well-known/.git/config": "secret",
-		"below/.htpasswd": "secret", "below/shown.txt": "shown", "below/.well-known/key": "secret", "dots../..x": "secret", "a.b": "plain",
+		"below/.htpasswd": "secret", "below/shown.txt": "shown", "below/.well-known/key": "secret", "dots../..x": "secret", "a.b": "plain", "a b/c%d.txt": "plain",
 	} {
 		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600)); err != nil {
 			t.Fatal(err)
@@ -44,7 +44,7 @@ func TestPages(t *testing.T) {
 	}
 	defer root.Close()
 	h := pages(root)
-	for path, want := range map[string]string{"/": ".well-known/ a.b below/ circle dots../ hello.txt inner.txt link.txt nowhere pipe up", "/below/": "shown.txt", "/dots../": "", "/.well-known/": "security.txt"} {
+	for path, want := range map[string]string{"/": ".well-known/ a%20b/ a.b below/ circle dots../ hello.txt inner.txt link.txt nowhere pipe up", "/below/": "shown.txt", "/dots../": "", "/.well-known/": "security.txt"} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
 		var got []string
@@ -66,7 +66,8 @@ func TestPages(t *testing.T) {
 		{"GET", "/.env", 404}, {"GET", "/.git", 404}, {"GET", "/.git/", 404}, {"GET", "/.git/config", 404}, {"HEAD", "/.git/config", 404}, {"GET", "/%2egit/config", 404}, {"GET", "/.none", 404},
 		{"GET", "/.well-known/security.txt", 200}, {"GET", "/.well-known/", 200}, {"GET", "/.well-known/.git/config", 404}, {"GET", "/.well-known/..%2f.env", 404},
 		{"GET", "/below/", 200}, {"GET", "/below/shown.txt", 200}, {"GET", "/below/.htpasswd", 404}, {"GET", "/below/.well-known/key", 404}, {"GET", "/dots../", 200}, {"GET", "/dots../..x", 404}, {"GET", "/a.b", 200},
-		{"POST", "/hello.txt", 405}, {"DELETE", "/hello.txt", 405}, {"OPTIONS", "/", 405}, {"PUT", "/whoami", 405},
+		{"POST", "/hello.txt", 405}, {"DELETE", "/hello.txt", 405}, {"OPTIONS", "/", 405}, {"PUT", "/whoami", 405}, {"TRACE", "/", 405}, {"CONNECT", "/", 405},
+		{"GET", "//below//shown.txt", 200}, {"GET", "//a%20b/c%25d.txt", 200}, {"GET", "/below/../hello.txt", 200}, {"GET", "/../hello.txt", 200}, {"GET", "/below/..//.env", 404}, {"GET", "//.git/config", 404},
 	} {
 		answer := make(chan *httptest.ResponseRecorder, 1)
 		go func() {
@@ -76,7 +77,7 @@ func TestPages(t *testing.T) {
 		}()
 		select {
 		case w := <-answer:
-			if w.Code != c.status || strings.Contains(w.Body.String(), "secret") || (w.Code == http.StatusMethodNotAllowed) != (w.Header().Get("Allow") == "GET, HEAD") {
+			if w.Code != c.status || strings.Contains(w.Body.String(), "secret") || (w.Code == http.StatusMethodNotAllowed) != (w.Header().Get("Allow") == "GET, HEAD") || w.Header().Get("X-Content-Type-Options") != "nosniff" {
 				t.Errorf("%s %.60s: %d %q", c.method, c.path, w.Code, w.Body)
 			}
 		case <-time.After(time.Minute):
