@@ -38,7 +38,8 @@
 // session is resumed, and its session ticket keys are derived from the policy,
 // its authorities and a secret, so that a ticket issued under one policy opens
 // nothing under another (golang/go #77217). Changing the authorities makes new
-// keys too: clients of the old set begin anew.
+// keys too: clients of the old set begin anew. Under TLS 1.2 a session is resumed
+// only for the name that it began with.
 //
 // [SharedTickets] lets a client that moves to another server of a cluster resume
 // its session there. The keys are sealed in the cluster's [Storage], such as

@@ -366,6 +366,7 @@ func (t *Terminator) compile(p *servedPolicy, roots *Roots, epoch *ticketEpoch) 
 	}
 	p.Profile.apply(c)
 	t.ech.apply(c)
+	bindNames(c)
 	c.SetSessionTicketKeys(epoch.keys(p.id(), roots, p.version()))
 	if p.Client != nil {
 		c.ClientCAs = roots.pool
