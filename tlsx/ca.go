@@ -33,7 +33,7 @@ const (
 	// caStorageTimeout is how long the storage may take to answer.
 	caStorageTimeout = 5 * time.Second
 	// clockSkew is by how much a certificate is valid before it is made, for
-	// peers whose clock is behind.
+	// peers whose clock is behind; and a revocation list before it says it is.
 	clockSkew = 5 * time.Minute
 )
 

@@ -43,8 +43,10 @@ type FileCRL struct{ w *watched[revocationLists] }
 
 // CRLFile loads revocation lists from a PEM file, of any number of authorities
 // with one list each. A file that is missing, damaged or has an expired list is
-// an error now; later, the last good lists stay until they expire. A nil logger
-// means slog.Default().
+// an error now; later, the last good lists stay until they expire. So is one with
+// a list that says it is made more than five minutes from now, until that time has
+// come: what it will say may not hold yet, and what the last one says still does.
+// A nil logger means slog.Default().
 func CRLFile(file string, logger *slog.Logger) (*FileCRL, error) {
 	w, err := watch(logger, func(c [][]byte) (*revocationLists, error) { return parseCRLs(c[0], time.Now()) }, file)
 	if err != nil {
@@ -97,6 +99,11 @@ func newRevocationList(der []byte, now time.Time) (*revocationList, error) {
 	}
 	if !now.Before(crl.NextUpdate) {
 		return nil, fmt.Errorf("the list of %s expired on %s", crl.Issuer, crl.NextUpdate.Format(time.RFC3339))
+	}
+	// RFC 5280, section 6.3.3 leaves this to us. The allowance is for lists that are
+	// put into place at once, by the clock of another host.
+	if from := crl.ThisUpdate.Add(-clockSkew); now.Before(from) {
+		return nil, &tooEarlyError{"the list of " + crl.Issuer.String(), from}
 	}
 	extensions := slices.Clone(crl.Extensions)
 	list := &revocationList{crl: crl, serials: make(map[string]bool, len(crl.RevokedCertificateEntries))}

@@ -87,7 +87,8 @@ func TestCRLFile(t *testing.T) {
 		"text before": append([]byte("x\n"), good...), "text between": slices.Concat(good, []byte("x\n"), good), "damaged before a good one": slices.Concat(good[:len(good)/2], []byte("\n"), good),
 		"of another type": bytes.ReplaceAll(good, []byte("X509 CRL"), []byte("CERTIFICATE LIST")), "with a header": bytes.Replace(good, []byte("-----\n"), []byte("-----\nA: b\n\n"), 1),
 		"expired": expiredCRL(t, ca), "of other authorities' certificates": indirectCRL(t, ca),
-		"a delta": crlOf(t, ca, critical(2, 5, 29, 27)), "a partial list": crlOf(t, ca, critical(2, 5, 29, 28)),
+		"of later": changedCRL(t, ca, func(l *x509.RevocationList) { l.ThisUpdate = time.Now().Add(6 * time.Minute) }),
+		"a delta":  crlOf(t, ca, critical(2, 5, 29, 27)), "a partial list": crlOf(t, ca, critical(2, 5, 29, 28)),
 	} {
 		replace(t, file, bad)
 		if _, err := CRLFile(file, nil); err == nil {
@@ -115,6 +116,39 @@ func TestCRLFile(t *testing.T) {
 	if err := crl.Revoked(stranger.Issue(testcert.Leaf{}).Leaf, stranger.Cert); err == nil || errors.Is(err, ErrRevoked) {
 		t.Errorf("an authority without a list: %v", err)
 	}
+}
+
+// TestCRLOfLater puts lists into place that are made in the future: by a clock that
+// is ahead, and well before their time, until which the one before counts.
+func TestCRLOfLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testcert.NewCA(t)
+		first, second := ca.Issue(testcert.Leaf{}).Leaf, ca.Issue(testcert.Leaf{}).Leaf
+		file := filepath.Join(t.TempDir(), "crl.pem")
+		later := func(by time.Duration, revoked *x509.Certificate) []byte {
+			return changedCRL(t, ca, func(l *x509.RevocationList) {
+				l.ThisUpdate, l.NextUpdate = time.Now().Add(by), time.Now().Add(3*time.Hour)
+				l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: revoked.SerialNumber, RevocationTime: time.Now()}}
+			})
+		}
+		replace(t, file, later(4*time.Minute, first))
+		crl, err := CRLFile(file, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatalf("by a clock that is ahead: %v", err)
+		}
+		replace(t, file, later(time.Hour, second))
+		for _, c := range []struct {
+			wait    time.Duration
+			revoked *x509.Certificate
+		}{{seenAfter, first}, {50 * time.Minute, first}, {5 * time.Minute, second}} {
+			time.Sleep(c.wait)
+			for _, cert := range []*x509.Certificate{first, second} {
+				if err := crl.Revoked(cert, ca.Cert); errors.Is(err, ErrRevoked) != (cert == c.revoked) || err != nil && cert != c.revoked {
+					t.Errorf("%v later the first certificate %v: %v", c.wait, cert == first, err)
+				}
+			}
+		}
+	})
 }
 
 // expiredCRL is good until now.

@@ -71,7 +71,7 @@ func parsePair(contents [][]byte) (*tls.Certificate, error) {
 	case now.After(cert.Leaf.NotAfter):
 		return nil, fmt.Errorf("certificate expired on %s", cert.Leaf.NotAfter.Format(time.RFC3339))
 	case now.Before(cert.Leaf.NotBefore):
-		return nil, &tooEarlyError{cert.Leaf.NotBefore}
+		return nil, &tooEarlyError{"certificate", cert.Leaf.NotBefore}
 	}
 	return &cert, nil
 }

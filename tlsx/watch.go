@@ -33,10 +33,13 @@ type watched[T any] struct {
 }
 
 // tooEarlyError is parse's about files that will be good as they are.
-type tooEarlyError struct{ from time.Time }
+type tooEarlyError struct {
+	what string // is too early
+	from time.Time
+}
 
 func (e *tooEarlyError) Error() string {
-	return "certificate not valid before " + e.from.Format(time.RFC3339)
+	return e.what + " not valid before " + e.from.Format(time.RFC3339)
 }
 
 func watch[T any](logger *slog.Logger, parse func([][]byte) (*T, error), files ...string) (*watched[T], error) {
@@ -91,8 +94,9 @@ func readAgain(file string) ([]byte, error) {
 var errNotRegular = errors.New("not a regular file")
 
 // load returns the present value. What cannot be read or parsed, a pair that
-// does not match because only one file has been replaced so far, a certificate
-// that has expired or is not valid yet: none of it ever replaces a good value.
+// does not match because only one file has been replaced so far, a certificate or
+// a revocation list that has expired or is not valid yet: none of it ever replaces
+// a good value.
 func (w *watched[T]) load() *T {
 	now := time.Now().UnixNano()
 	if since := now - w.checked.Load(); 0 <= since && since < int64(filePoll) || !w.mu.TryLock() {
