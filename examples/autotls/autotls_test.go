@@ -100,6 +100,16 @@ func freePort(t *testing.T) int {
 // fetch asks for a path at a port under a name.
 func fetch(t *testing.T, port int, name, path string, conf *tls.Config) (int, string, error) {
 	t.Helper()
+	res, body, err := ask(t, port, name, "", path, conf)
+	if err != nil {
+		return 0, "", err
+	}
+	return res.StatusCode, body + res.Header.Get("Location"), nil
+}
+
+// ask is fetch with a Host of its own, unless that is empty.
+func ask(t *testing.T, port int, name, host, path string, conf *tls.Config) (*http.Response, string, error) {
+	t.Helper()
 	tr := &http.Transport{TLSClientConfig: conf, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, fmt.Sprintf("127.0.0.1:%d", port))
 	}}
@@ -109,13 +119,18 @@ func fetch(t *testing.T, port int, name, path string, conf *tls.Config) (int, st
 	if conf == nil {
 		scheme = "http"
 	}
-	res, err := client.Get(fmt.Sprintf("%s://%s:%d%s", scheme, name, port, path))
+	req, err := http.NewRequestWithContext(t.Context(), "GET", fmt.Sprintf("%s://%s:%d%s", scheme, name, port, path), nil)
 	if err != nil {
-		return 0, "", err
+		t.Fatal(err)
+	}
+	req.Host = host
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, "", err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
-	return res.StatusCode, string(body) + res.Header.Get("Location"), err
+	return res, string(body), err
 }
 
 // TestFilesAndClients serves with a certificate from files, and tells clients
@@ -187,6 +202,12 @@ func TestInternal(t *testing.T) {
 	if _, body, err := fetch(t, port, "localhost", "/hello.txt", &tls.Config{RootCAs: pool}); err != nil || body != "hello" {
 		t.Errorf("the file: %q, %v", body, err)
 	}
+	if res, _, err := ask(t, port, "localhost", "other.test", "/hello.txt", &tls.Config{RootCAs: pool}); err != nil || res.StatusCode != http.StatusMisdirectedRequest {
+		t.Errorf("another host: %v, %v", res, err)
+	}
+	if res, _, err := ask(t, port, "localhost", "", "/", &tls.Config{RootCAs: pool}); err != nil || res.Header.Get("Strict-Transport-Security") != "" {
+		t.Errorf("HSTS for a host of one's own tries: %v, %v", res, err)
+	}
 	if status, body, err := fetch(t, plain, "localhost", "/hello.txt", nil); err != nil || status != 308 || !strings.HasSuffix(body, fmt.Sprintf("https://localhost:%d/hello.txt", port)) {
 		t.Errorf("over HTTP: %d %q, %v", status, body, err)
 	}
@@ -199,24 +220,37 @@ func TestACME(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	start(t, "are there", "-domain", "one.test", "-domain", "two.test", "-acme-directory", p.Directory, "-acme-ca", p.CAFile, "-email", "admin@one.test",
 		"-listen", fmt.Sprintf("127.0.0.1:%d", p.TLSPort), "-http", fmt.Sprintf("127.0.0.1:%d", p.HTTPPort), "-dir", site(t))
+	if status, body, err := fetch(t, p.HTTPPort, "one.test", "/hello.txt", nil); err != nil || status != 308 || !strings.HasSuffix(body, fmt.Sprintf("https://one.test:%d/hello.txt", p.TLSPort)) {
+		t.Errorf("over HTTP: %d %q, %v", status, body, err)
+	}
 	for _, name := range []string{"one.test", "two.test"} {
-		if _, body, err := fetch(t, p.TLSPort, name, "/hello.txt", &tls.Config{RootCAs: p.Roots(t)}); err != nil || body != "hello" {
-			t.Errorf("%s: %q, %v", name, body, err)
+		res, body, err := ask(t, p.TLSPort, name, "", "/hello.txt", &tls.Config{RootCAs: p.Roots(t)})
+		if err != nil || body != "hello" || res.Header.Get("Strict-Transport-Security") != "max-age=31536000" {
+			t.Errorf("%s: %q, %v, %v", name, body, res, err)
 		}
 	}
+}
+
+// TestACMEOverHTTP has an authority that reaches the program at its HTTP port only.
+func TestACMEOverHTTP(t *testing.T) {
+	p := pebbletest.Start(t, pebbletest.Config{})
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+	start(t, "are there", "-domain", "one.test", "-acme-directory", p.Directory, "-acme-ca", p.CAFile,
+		"-listen", fmt.Sprintf("127.0.0.1:%d", freePort(t)), "-http", fmt.Sprintf("127.0.0.1:%d", p.HTTPPort), "-dir", site(t))
 }
 
 func TestFlagsAreChecked(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{
 		{}, {"-internal"}, {"-dir", dir}, {"-dir", dir, "-internal", "extra"}, {"-dir", dir, "-cert", "c"}, {"-dir", dir, "-cert", "c", "-key", "k", "-internal"},
-		{"-dir", dir, "-cert", "c", "-key", "k", "-domain", "a.test"}, {"-dir", dir, "-internal", "-email", "e"}, {"-dir", dir, "-internal", "-client-mode", "required"},
+		{"-dir", dir, "-cert", "c", "-key", "k", "-domain", "a.test"}, {"-dir", dir, "-internal", "-email", "a@a.test"}, {"-dir", dir, "-internal", "-acme-ca", "f"}, {"-dir", dir, "-internal", "-acme-directory", "https://a.test/"}, {"-dir", dir, "-internal", "-client-mode", "required"},
 		{"-dir", dir, "-internal", "-client-ca", "f", "-client-mode", "maybe"}, {"-dir", dir, "-internal", "-profile", "old"}, {"-dir", dir, "-internal", "-listen", "x"},
 		{"-dir", dir, "-domain", ""}, {"-nonsense"}, {"-dir", dir, "-internal", "-listen", ""},
 		{"-dir", dir, "-domain", "a b"}, {"-dir", dir, "-domain", "*.a.test"}, {"-dir", dir, "-internal", "-domain", "bücher.test"},
 		{"-dir", dir, "-internal", "-domain", "a..test"}, {"-dir", dir, "-internal", "-domain", "*.*.test"}, {"-dir", dir, "-internal", "-domain", "fe80::1%lo"},
 		{"-dir", dir, "-internal", "-domain", "-a.test"}, {"-dir", dir, "-internal", "-domain", "a-.test"}, {"-dir", dir, "-internal", "-domain", "*.127.0.0.1"},
-		{"-dir", dir, "-internal", "-domain", "256.1.1.1"}, {"-dir", dir, "-domain", "a.1."},
+		{"-dir", dir, "-internal", "-domain", strings.Repeat("a", 64)}, {"-dir", dir, "-internal", "-domain", strings.Repeat("a.", 127) + "a"}, {"-dir", dir, "-internal", "-domain", "256.1.1.1"}, {"-dir", dir, "-domain", "a.1."},
 		{"-dir", dir, "-domain", "a.test", "-acme-directory", "http://127.0.0.1:1/dir"}, {"-dir", dir, "-domain", "a.test", "-acme-directory", "dir"},
 		{"-dir", dir, "-domain", "a.test", "-email", "admin"}, {"-dir", dir, "-domain", "a.test", "-email", "A <a@a.test>"},
 	} {

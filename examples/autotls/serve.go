@@ -63,7 +63,7 @@ func (c *config) serve(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 
-	handler := term.RequireSNIMatch(tlsx.Receive(tlsx.PeerMatcher{}, steady(pages(root))))
+	handler := term.RequireSNIMatch(tlsx.Receive(tlsx.PeerMatcher{}, pages(root)))
 	if issuer != nil {
 		// Browsers remember it for a year: not for a host of one's own tries.
 		handler = tlsx.HSTS{}.Handler(handler)
@@ -104,7 +104,7 @@ func newServer(h http.Handler) *http.Server {
 	// What clients do wrong is no news.
 	quiet := slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug)
 	return &http.Server{
-		Handler:           h,
+		Handler:           steady(h),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       stall,
 		WriteTimeout:      stall, // steady puts it off

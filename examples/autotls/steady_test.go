@@ -47,7 +47,7 @@ func TestClientTakesNothing(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ended := make(chan error, 1)
 			mux := http.NewServeMux()
-			mux.Handle("/big", steady(endless(ended)))
+			mux.Handle("/big", endless(ended))
 			mux.HandleFunc("/small", func(http.ResponseWriter, *http.Request) {})
 			ln, srv := serveIn(t, mux)
 			tr := &http.Transport{DialContext: ln.DialContext, Protocols: new(http.Protocols)}
@@ -81,14 +81,48 @@ func TestClientTakesNothing(t *testing.T) {
 	}
 }
 
+// TestConnectionTakesNothing: a connection ends if its client has stopped to read,
+// between small answers and within a large one.
+func TestConnectionTakesNothing(t *testing.T) {
+	const (
+		h1 = "GET /none HTTP/1.1\r\nHost: h\r\n\r\n"
+		// The preface of HTTP/2 and two frames that open its windows.
+		h2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x06\x04\x00\x00\x00\x00\x00" + "\x00\x04\x7f\xff\xff\xff" + "\x00\x00\x04\x08\x00\x00\x00\x00\x00" + "\x7f\x00\x00\x00" +
+			// HEADERS of stream 1: GET, http, /, and h as authority.
+			"\x00\x00\x06\x01\x05\x00\x00\x00\x01" + "\x82\x86\x84\x41\x01h"
+	)
+	for _, requests := range []string{strings.Repeat(h1, 10_000), h2} {
+		synctest.Test(t, func(t *testing.T) {
+			mux := http.NewServeMux()
+			mux.HandleFunc("/none", func(http.ResponseWriter, *http.Request) {})
+			mux.Handle("/", endless(make(chan error, 1)))
+			ln, srv := serveIn(t, mux)
+			conn, err := ln.DialContext(t.Context(), "tcp", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			go io.WriteString(conn, requests)
+			time.Sleep(3 * stall)
+			begun := time.Now()
+			io.Copy(io.Discard, conn)
+			if took := time.Since(begun); took > 0 {
+				t.Errorf("after %.14q the connection was still open, for %v", requests, took)
+			}
+			srv.Close()
+			synctest.Wait()
+		})
+	}
+}
+
 // TestClientTakesItsTime: a download may last for much longer than any one write
 // of it, and the connection serves the next request after that.
 func TestClientTakesItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 8 << 20
-		ln, srv := serveIn(t, steady(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		ln, srv := serveIn(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			io.CopyN(w, zeros{}, size)
-		})))
+		}))
 		conn, err := ln.DialContext(t.Context(), "tcp", "")
 		if err != nil {
 			t.Fatal(err)
@@ -156,7 +190,7 @@ func TestClientSendsNothing(t *testing.T) {
 func TestCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan error, 1)
-		ln, srv := serveIn(t, steady(endless(ended)))
+		ln, srv := serveIn(t, endless(ended))
 		conn, err := ln.DialContext(t.Context(), "tcp", "")
 		if err != nil {
 			t.Fatal(err)
