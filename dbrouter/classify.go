@@ -338,6 +338,8 @@ func (c *classifier) lookCall(w []byte, next token) {
 	case string(w) == "COLUMNS" && c.prev.kind == quotedToken: // of JSON_TABLE
 	case (string(w) == "ANY" || string(w) == "SOME") && (isSign(c.prev, '=') || isSign(c.prev, '<') || isSign(c.prev, '>')):
 	case string(w) == "AGAINST" && isSign(c.prev, ')'):
+	case modifies(w) && mayModify(c.upper(c.prev, new([maxWord]byte))):
+		// of SELECT, before a subselect or another expression in parentheses
 	case next.start != c.tok.end && mustTouch(w):
 		c.raise(Write, "call of a stored function")
 	case !readingFunction(w):

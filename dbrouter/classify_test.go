@@ -46,6 +46,12 @@ var reads = []string{
 	"SELECT IF(a > 1, 'x', 'y'), CASE WHEN (a) THEN (b) ELSE (c) END FROM t",
 	"SELECT SLEEP(0)",
 	"SELECT SQL_CALC_FOUND_ROWS a FROM t LIMIT 1",
+	"SELECT SQL_NO_CACHE (SELECT MAX(a) FROM t)",
+	"SELECT DISTINCTROW SQL_BUFFER_RESULT SQL_NO_CACHE (a + 1) FROM t",
+	"SELECT HIGH_PRIORITY (a) FROM t",
+	"SELECT straight_join sql_no_cache(a) FROM t",
+	"SELECT SQL_SMALL_RESULT (a) FROM t UNION SELECT SQL_BIG_RESULT (a) FROM t",
+	"SELECT SQL_CALC_FOUND_ROWS (SELECT 1) LIMIT 1",
 	"SELECT IF (a > 1, 2, 3), COALESCE (a, b), CONCAT ('a', 'b'), CHAR (65), AVG (a) FROM t",
 	"SELECT a FROM t WHERE MATCH (v) AGAINST ('x' IN BOOLEAN MODE) ORDER BY FIELD (a, 1, 2)",
 	"SELECT x.a FROM (SELECT 1 UNION SELECT 2) AS x (a)",
@@ -150,6 +156,10 @@ var others = []struct {
 	{Write, "SELECT a COLUMNS (1)"},
 	{Write, "SELECT now (), rank () FROM t"},
 	{Write, "SELECT f(1)"},
+	{Write, "SELECT SQL_CACHE (SELECT 1)"}, // a name to MySQL
+	{Write, "SELECT a, SQL_NO_CACHE (1)"},
+	{Write, "SELECT app.SQL_BUFFER_RESULT (1)"},
+	{Write, "SELECT SQL_NO_CACHE f(1)"},
 	{Write, "SELECT db.count(a) FROM t"},
 	{Write, "SELECT `f`(1)"},
 	{Write, "SELECT \"f\"(1)"}, // a call under ANSI_QUOTES

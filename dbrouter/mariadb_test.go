@@ -133,6 +133,8 @@ func functionsBeforeASpace(t *testing.T, admin *mysql.Config) {
 		touching, spaced := "SELECT "+name+"(1)", "SELECT "+name+" (1)"
 		read := Classify(spaced).Kind == Read
 		switch {
+		case modifies([]byte(name)) && (called(spaced) || called(touching)):
+			t.Errorf("%s calls a stored function, and should be a modifier of SELECT", spaced)
 		case called(spaced) && !called(touching):
 			if calling++; read {
 				t.Errorf("%s is taken for a read, and calls a stored function", spaced)

@@ -5,13 +5,34 @@ package dbrouter
 // LATERAL are reserved words.
 func beforeParenthesis(word []byte) bool {
 	switch string(word) {
-	case "ALL", "AND", "AS", "BETWEEN", "BINARY", "BY", "CASE", "CROSS", "DISTINCT", "DIV", "ELSE", "EXCEPT", "EXISTS",
-		"FOR", "FROM", "GROUP", "HAVING", "IN", "INDEX", "INTERSECT", "INTERVAL", "IS", "JOIN", "KEY", "LATERAL", "LEFT",
+	case "ALL", "AND", "AS", "BETWEEN", "BINARY", "BY", "CASE", "CROSS", "DISTINCT", "DISTINCTROW", "DIV", "ELSE", "EXCEPT", "EXISTS",
+		"FOR", "FROM", "GROUP", "HAVING", "HIGH_PRIORITY", "IN", "INDEX", "INTERSECT", "INTERVAL", "IS", "JOIN", "KEY", "LATERAL", "LEFT",
 		"LIKE", "LIMIT", "MOD", "NOT", "ON", "OR", "ORDER", "OVER", "PARTITION", "REGEXP", "RIGHT", "RLIKE", "SELECT",
-		"STRAIGHT_JOIN", "THEN", "UNION", "USING", "VALUES", "WHEN", "WHERE", "XOR":
+		"SQL_BIG_RESULT", "SQL_CALC_FOUND_ROWS", "SQL_SMALL_RESULT", "STRAIGHT_JOIN", "THEN", "UNION", "USING", "VALUES", "WHEN", "WHERE", "XOR":
 		return true
 	}
 	return false
+}
+
+// modifies says whether a word in upper case is a modifier of SELECT without being
+// reserved. SQL_CACHE is none: MariaDB has it, but to MySQL since 8.0 it is a name
+// like any other.
+func modifies(word []byte) bool {
+	switch string(word) {
+	case "SQL_NO_CACHE", "SQL_BUFFER_RESULT":
+		return true
+	}
+	return false
+}
+
+// mayModify says whether a modifier of SELECT may follow on a word in upper case.
+func mayModify(word []byte) bool {
+	switch string(word) {
+	case "SELECT", "ALL", "DISTINCT", "DISTINCTROW", "HIGH_PRIORITY", "SQL_BIG_RESULT", "SQL_CALC_FOUND_ROWS", "SQL_SMALL_RESULT",
+		"STRAIGHT_JOIN":
+		return true
+	}
+	return modifies(word)
 }
 
 // mustTouch says whether a word in upper case is a function of the server only if
