@@ -100,6 +100,8 @@ var waitAnswers = []struct {
 	{"no definition", frame(1, "\x01\x00") + frame(2, "\x010") + frame(3, okPacket(headEOF, 2, "")), errWaitAnswer},
 	{"no definition, and yet one", frame(1, "\x01\x00") + column + frame(3, "\x010") + waitOK, errWaitAnswer},
 	{"no column", frame(1, "\x01") + frame(2, "\x010") + frame(3, okPacket(headEOF, 2, "")), errWaitAnswer},
+	{"a definition of another kind", frame(1, "\x01") + frame(2, "\x03abc\x00\x00") + frame(3, "\x010") + waitOK, errWaitAnswer},
+	{"OK in place of the end", frame(1, "\x01") + column + frame(3, "\x010") + frame(4, okPacket(headOK, 2, "")), errWaitAnswer},
 	{"no row", frame(1, "\x01") + column + frame(3, okPacket(headEOF, 2, "")), errWaitAnswer},
 	{"two rows", frame(1, "\x01") + column + frame(3, "\x010") + frame(4, "\x010") + frame(5, okPacket(headEOF, 2, "")), errWaitAnswer},
 	{"two values in a row", frame(1, "\x01") + column + frame(3, "\x010\x010") + waitOK, errWaitAnswer},
@@ -218,7 +220,8 @@ func TestWaitAheadIsSettled(t *testing.T) {
 			s.says = nil
 		}
 		p, w := leader(t, s)
-		before := time.Now().Add(900 * time.Millisecond)
+		sent := time.Now()
+		before := sent.Add(900 * time.Millisecond)
 		if !c.unsent {
 			p.track.Write([]byte(theRead))
 			if c.broken == nil {
@@ -237,6 +240,12 @@ func TestWaitAheadIsSettled(t *testing.T) {
 		if got := w.known(&physical{}, position{mariaDB, "0-1-7"}); got != passed || w.alone.Load() == passed {
 			t.Errorf("%s: others know that it is applied: %v; the lead is taken: %v", c.name, got, w.alone.Load())
 		}
+		if have := w.now.Load(); passed && have.asked.After(sent) {
+			t.Errorf("%s: known is what was asked for %v after the question", c.name, have.asked.Sub(sent))
+		}
+		if latest := time.Now().Add(time.Second + lateAnswer); s.until.After(latest) {
+			t.Errorf("%s: the wait has until %v, want %v at most", c.name, s.until, latest)
+		}
 		if (p.applied == "0-1-7") != passed {
 			t.Errorf("%s: the connection knows of %q", c.name, p.applied)
 		}
@@ -248,6 +257,9 @@ func TestWaitAheadIsSettled(t *testing.T) {
 		}
 		if got := p.waited(t.Context(), c.err); got != c.reason || w.alone.Load() || w.apart.Load() != c.apart {
 			t.Errorf("%s: reason %q, want %q; led %v; apart %d, want %d", c.name, got, c.reason, w.alone.Load(), w.apart.Load(), c.apart)
+		}
+		if looks, want := len(w.node.check), boolInt(c.reason == unreachable || c.name == "late"); looks != int(want) {
+			t.Errorf("%s: %d looks at the node, want %d", c.name, looks, want)
 		}
 		if p.track.ahead.state != aheadNone || p.waited(t.Context(), nil) != "" {
 			t.Errorf("%s: there is a wait still", c.name)
@@ -282,6 +294,23 @@ func TestWaitAheadAgain(t *testing.T) {
 	cancel()
 	if reason := p.waited(ctx, ctx.Err()); reason == "" || len(w.node.check) > 0 || w.apart.Load() != together {
 		t.Errorf("reason %q, %d looks, apart %d", reason, len(w.node.check), w.apart.Load())
+	}
+}
+
+// TestWaitAheadKeepsLittle: a long position is no reason to hold on to its memory.
+func TestWaitAheadKeepsLittle(t *testing.T) {
+	p, w := leader(t, new(script))
+	a := &p.track.ahead
+	a.end()
+	if cap(a.command) == 0 {
+		t.Error("nothing is kept")
+	}
+	if !w.goAhead(p, position{mariaDB, "0-1-7" + strings.Repeat(",0-1-7", aheadKeep/5)}, time.Second) {
+		t.Fatal("no wait goes ahead")
+	}
+	a.answer = make([]byte, 0, aheadKeep+1)
+	if a.end(); cap(a.command) > aheadKeep || cap(a.answer) > aheadKeep {
+		t.Errorf("%d and %d bytes are kept", cap(a.command), cap(a.answer))
 	}
 }
 

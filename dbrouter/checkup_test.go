@@ -60,6 +60,9 @@ func TestProblems(t *testing.T) {
 		{"just too old", func(e []exam) { e[1].version = "10.5.1-MariaDB" }, []string{"too old; MariaDB 10.5.2"}},
 		{"too old", func(e []exam) { e[1].version = "10.4.99-MariaDB" }, []string{"10.4.99-MariaDB\" is too old; MariaDB 10.5.2"}},
 		{"too old MySQL", func(e []exam) { mysqlOf(&e[0]); e[0].version = "8.0.21" }, []string{"too old; MySQL 8.0.22"}},
+		{"a writable node that failed then", func(e []exam) { e[1].writable, e[1].err = true, context.DeadlineExceeded }, nil},
+		{"a replica of another primary that failed then", func(e []exam) { e[1].sourceID, e[1].err = "9", context.DeadlineExceeded }, nil},
+		{"no primary", func(e []exam) { e[0].writable, e[1].sourceID = false, "9" }, nil},
 		{"a node that was not asked", func(e []exam) { e[1] = exam{node: "db2", err: context.DeadlineExceeded} }, nil},
 	} {
 		exams := soundExams()
@@ -85,7 +88,7 @@ func TestProblems(t *testing.T) {
 }
 
 func TestVersionOf(t *testing.T) {
-	for s, want := range map[string][3]int{"10.11.6-MariaDB-log": {10, 11, 6}, "8.0.36": {8, 0, 36}, "9.1": {9, 1, 0}, "8.0.22rc": {8, 0, 22}, "": {}, "x.y.z": {}, "99999999999999999999": {1<<63 - 1}} {
+	for s, want := range map[string][3]int{"10.11.6-MariaDB-log": {10, 11, 6}, "8.0.36": {8, 0, 36}, "9.1": {9, 1, 0}, "9.1-rc.2": {9, 1, 0}, "8.0.22rc": {8, 0, 22}, "": {}, "x.y.z": {}, "99999999999999999999": {1<<63 - 1}} {
 		if got := versionOf(s); got != want {
 			t.Errorf("%q: %v, want %v", s, got, want)
 		}

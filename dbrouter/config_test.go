@@ -71,6 +71,12 @@ func TestConfigBounds(t *testing.T) {
 		{"BufferMax is 1048577", func(c *Config) { c.BufferMax = 1<<20 + 1 }},
 		{"SlowStart is 1h0m1s", func(c *Config) { c.SlowStart = time.Hour + time.Second }},
 		{"", func(c *Config) { c.SlowStart = -1 }},
+		{`Config.Net is "udp"`, func(c *Config) { c.Nodes[0].Config.Net = "udp" }},
+		{"Nodes[1].Config.Addr is 127.0.0.1:1, which another node has", func(c *Config) { c.Nodes = append(c.Nodes, Node{Name: "b", Config: conf("127.0.0.1:1")}) }},
+		{"", func(c *Config) { // it may lead elsewhere
+			c.Nodes = append(c.Nodes, Node{Name: "b", Config: conf("127.0.0.1:1")})
+			c.Nodes[1].Config.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }
+		}},
 		{"Weight is -1", func(c *Config) { c.Nodes[0].Weight = -1 }},
 		{"Weight is 1001", func(c *Config) { c.Nodes[0].Weight = 1001 }},
 		{"MaxConns is 65537", func(c *Config) { c.Nodes[0].MaxConns = 1<<16 + 1 }},
@@ -107,6 +113,11 @@ func TestConfigDefaults(t *testing.T) {
 	if again, err := (Config{Nodes: c.Nodes[:1]}).check(); err != nil || string(again.TokenKeys[0]) == string(c.TokenKeys[0]) {
 		t.Errorf("two routers have the same random key, %v", err)
 	}
+	// Less than zero means none of it, not the default.
+	none, err := Config{Nodes: []Node{{Config: conf("db"), Statements: -1}}, SlowStart: -1, EjectAfter: -1}.check()
+	if err != nil || none.SlowStart >= 0 || none.EjectAfter >= 0 || none.Nodes[0].Statements >= 0 {
+		t.Errorf("%+v, %v", none, err)
+	}
 	// What the caller changes afterwards changes nothing.
 	mine := Config{Nodes: []Node{{Config: conf("db")}}, Deny: []string{"SELECT 1"}}
 	if c, err = mine.check(); err != nil {
@@ -115,6 +126,14 @@ func TestConfigDefaults(t *testing.T) {
 	mine.Deny[0], mine.Nodes[0].Config.Addr = "", "elsewhere"
 	if c.Deny[0] != "SELECT 1" || c.Nodes[0].Config.Addr != "db:3306" {
 		t.Errorf("%+v", c)
+	}
+}
+
+func TestWithPort(t *testing.T) {
+	for addr, want := range map[string]string{"db": "db:3306", "db:1": "db:1", "::1": "[::1]:3306", "[::1]": "[::1]:3306", "[::1]:1": "[::1]:1"} {
+		if got := withPort(addr); got != want {
+			t.Errorf("%s became %s, want %s", addr, got, want)
+		}
 	}
 }
 
@@ -128,6 +147,9 @@ func TestConfigIsCopied(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := c.Nodes[0]
+	if _, silent := n.Config.Logger.(*mysql.NopLogger); !silent {
+		t.Errorf("the driver logs by %T", n.Config.Logger)
+	}
 	if n.Name != "127.0.0.1:3306" || n.MaxConns != 64 || c.MaxLag != time.Second || c.CheckInterval != 500*time.Millisecond || c.WaitLimit != 100*time.Millisecond || c.Logger == nil {
 		t.Errorf("defaults: %+v", c)
 	}

@@ -22,7 +22,11 @@ func TestHistory(t *testing.T) {
 	h.add(one, sample{maria(1), at(0)}, grain)
 	h.add(one, sample{maria(2), at(100)}, grain)
 	h.add(one, sample{maria(2), at(200)}, grain) // nothing was written
-	h.add(one, sample{maria(9), at(150)}, grain) // an answer that was overtaken
+	h.add(one, sample{maria(9), at(150)}, grain) // answers that were overtaken
+	h.add(one, sample{maria(2), at(150)}, grain)
+	if len(h.samples) != 2 {
+		t.Errorf("%d samples, want 2: nothing was written meanwhile", len(h.samples))
+	}
 	h.add(one, sample{maria(3), at(300)}, grain)
 	h.add(one, sample{maria(4), at(305)}, grain)
 	h.add(one, sample{maria(5), at(308)}, grain) // takes the place of 4
@@ -50,7 +54,7 @@ func TestHistory(t *testing.T) {
 	for i := range 10 * maxSamples {
 		h.add(one, sample{maria(10 + i), at(1000 + 20*i)}, grain)
 	}
-	if len(h.samples) != maxSamples || h.samples[maxSamples-1].text != maria(9+10*maxSamples).text {
+	if len(h.samples) != maxSamples || h.samples[maxSamples-1].text != maria(9+10*maxSamples).text || h.samples[0].text != maria(10+9*maxSamples).text {
 		t.Errorf("%d samples, the last %v", len(h.samples), h.samples[len(h.samples)-1])
 	}
 	h.add(other, sample{maria(1), at(0)}, grain)

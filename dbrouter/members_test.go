@@ -29,7 +29,8 @@ func TestAddAndRemoveNode(t *testing.T) {
 	if one[int](t, r.DB(), "SELECT n FROM t"); rec.last(t).Node != "db2" {
 		t.Errorf("%+v", rec.last(t))
 	}
-	for about, n := range map[string]Node{"its name": {Name: "db2", Config: p.primary.Config()}, "its address": {Name: "db3", Config: p.replica.Config()}} {
+	elsewhere := fakeConf()
+	for about, n := range map[string]Node{"its name alone": {Name: "db2", Config: elsewhere}, "its name": {Name: "db2", Config: p.primary.Config()}, "its address": {Name: "db3", Config: p.replica.Config()}} {
 		if err := r.AddNode(n); !errors.Is(err, ErrNode) {
 			t.Errorf("%s twice: %v", about, err)
 		}

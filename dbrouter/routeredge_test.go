@@ -2,11 +2,14 @@ package dbrouter
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -89,11 +92,100 @@ func TestCloseCutsWhatIsLeftOfANode(t *testing.T) {
 	if err := r.RemoveNode("db2"); err != nil {
 		t.Fatal(err)
 	}
+	for range 2 { // more nodes that come and go
+		if err := errors.Join(r.AddNode(Node{Name: "db3", Config: conf("127.0.0.1:1")}), r.RemoveNode("db3")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	until(t, "one is left", func() bool { return p.replica.Connections() == 1 })
 	r.Close()
 	until(t, "none is left", func() bool { return p.replica.Connections() == 0 })
 	rows.Close()
 	conn.Close()
+}
+
+// TestBuilt: what the configuration says gets to where it counts.
+func TestBuilt(t *testing.T) {
+	r, err := build(Config{Nodes: []Node{{Config: fakeConf(), Zone: "east"}}, Zone: "east", BufferMax: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := r.Status()[0]; s.Zone != "east" || s.LastError != "not looked at yet" || s.State != StateUnknown {
+		t.Errorf("%+v", s)
+	}
+	if r.balance.zone != "east" || r.nodes()[0].zone != "east" || cap(r.held) != 7 {
+		t.Errorf("zones %q and %q, %d are held back", r.balance.zone, r.nodes()[0].zone, cap(r.held))
+	}
+	var conns []*sql.Conn
+	for range 5 {
+		c, err := r.DB().Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+	if n := r.DB().Stats().Idle; n != len(conns) {
+		t.Errorf("%d of %d driver connections are kept", n, len(conns))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.Connect(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("after its context: %v", err)
+	}
+	r.Close()
+	if _, err := r.Connect(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// TestOnSlowAlone: it is told without OnStatement, too.
+func TestOnSlowAlone(t *testing.T) {
+	p := newPair(t)
+	var told atomic.Int32
+	conf := p.config()
+	conf.SlowAfter, conf.OnSlow = 1, func(_ context.Context, s Statement) {
+		if s.SQL == query && s.Duration > 0 {
+			told.Add(1)
+		}
+	}
+	conf.OnStateChange = nil
+	conf.Logger = slog.New(slog.DiscardHandler)
+	r, err := New(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := r.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	one[int](t, r.DB(), query)
+	if told.Load() != 1 {
+		t.Errorf("told %d times", told.Load())
+	}
+}
+
+// TestCloseWaits: nothing that the Router began goes on after Close.
+func TestCloseWaits(t *testing.T) {
+	dialing := make(chan struct{})
+	var ended atomic.Bool
+	c := conf("nobody:1")
+	c.Net = "mine"
+	var once sync.Once
+	c.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		once.Do(func() { close(dialing) })
+		<-ctx.Done()
+		time.Sleep(20 * time.Millisecond)
+		ended.Store(true)
+		return nil, ctx.Err()
+	}
+	r, _ := newRouter(t, Config{Nodes: []Node{{Name: "a", Config: c}}})
+	<-dialing
+	if r.Close(); !ended.Load() {
+		t.Error("a look at a node goes on after Close")
+	}
 }
 
 // TestStatementsAreClosed: what is not kept prepared, after its rows.

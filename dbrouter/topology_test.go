@@ -28,11 +28,24 @@ func TestChoosePrimary(t *testing.T) {
 		{"the primary is down", []view{down, readOnly, readOnly}, 0, -1, "no node is writable"},
 		{"all are down", []view{down, down, down}, 0, -1, "no node is writable"},
 		{"the old primary is back, writable", []view{writable, writable, readOnly}, 1, 1, ""},
+		{"what a node said before it was lost", []view{{looked: true, writable: true}, readOnly, readOnly}, -1, -1, "no node is writable"},
 	} {
 		got, why := choosePrimary(c.views, names, c.last)
 		if got != c.want || !strings.Contains(why, c.why) || (got >= 0) != (why == "") {
 			t.Errorf("%s: %d %q, want %d %q", c.about, got, why, c.want, c.why)
 		}
+	}
+}
+
+// TestChoosePrimaryMeanwhile: a node that was just added takes the primary from nobody.
+func TestChoosePrimaryMeanwhile(t *testing.T) {
+	writable, down := view{looked: true, reachable: true, writable: true}, view{looked: true, trouble: "no answer"}
+	if got, _ := choosePrimary([]view{writable, {}}, []string{"a", "b"}, 0); got != 0 {
+		t.Errorf("the primary is %d", got)
+	}
+	_, why := choosePrimary([]view{down, down, down, down}, []string{"a", "b", "c", "d"}, -1)
+	if n := strings.Count(why, "is down"); n != maxTroubles {
+		t.Errorf("%d troubles are told: %s", n, why)
 	}
 }
 
@@ -58,6 +71,8 @@ func TestJudge(t *testing.T) {
 		{"within MaxLag", with(func(v *view) { v.lag = time.Second }), Eventual, Replica, Up},
 		{"lagging", with(func(v *view) { v.lag = 2 * time.Second }), Eventual, Replica, Lagging},
 		{"a thread is stopped", with(func(v *view) { v.replicating = false }), Global, Replica, Stopped},
+		{"further behind than is known", with(func(v *view) { v.lagOpen = true }), Eventual, Replica, Lagging},
+		{"its source is not told", with(func(v *view) { v.sourceID = "" }), Global, Replica, Up},
 		{"NULL lag", with(func(v *view) { v.lagKnown = false }), Global, Replica, Stopped},
 		{"status not readable", with(func(v *view) { v.statusKnown = false }), Eventual, Replica, Stopped},
 		{"status not readable, but positions prove", with(func(v *view) { v.statusKnown = false }), Global, Replica, Up},
@@ -82,6 +97,14 @@ func TestJudge(t *testing.T) {
 	middle, far := good, with(func(v *view) { v.serverID, v.sourceID = "3", "2" })
 	if !follows([]view{primary, middle, far}, 2, 0) {
 		t.Error("a replica of a replica does not follow the primary")
+	}
+	for about, change := range map[string]func(*view){
+		"down": func(v *view) { v.reachable = false }, "writable": func(v *view) { v.writable = true }, "stopped": func(v *view) { v.replicating = false },
+	} {
+		broken := middle
+		if change(&broken); follows([]view{primary, broken, far}, 2, 0) {
+			t.Errorf("a replica of one that is %s follows the primary", about)
+		}
 	}
 	middle.sourceID = "3"
 	if follows([]view{primary, middle, far}, 2, 0) {
