@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/go-sql-driver/mysql"
 )
 
 // scripted is a counted connection that keeps what it is asked to do.
@@ -15,7 +17,10 @@ type scripted struct {
 	done   []string
 	refuse error // what ExecContext returns
 	stale  bool  // the server has closed it
+	broken bool  // the driver knows it to be of no use
 }
+
+func (s *scripted) IsValid() bool { return !s.broken }
 
 func (s *scripted) ExecContext(_ context.Context, query string, _ []driver.NamedValue) (driver.Result, error) {
 	s.done = append(s.done, query)
@@ -173,9 +178,107 @@ func TestPoolConnects(t *testing.T) {
 	if p, err = l.acquire(t.Context(), false, false, true); err != nil || p == q || open.Load() != 1 {
 		t.Errorf("one that the server has closed: the same %v, %d open, %v", p == q, open.Load(), err)
 	}
-	l.discard(p)
+	l.release(p)
+	made[3].broken = true
+	if q, err = l.acquire(t.Context(), false, false, true); err != nil || p == q || open.Load() != 1 {
+		t.Errorf("one that is broken: the same %v, %d open, %v", p == q, open.Load(), err)
+	}
+	l.discard(q)
 	l.open = func(ctx context.Context) (driver.Conn, *tracker, error) { l.close(); return connect(ctx) }
-	if _, err := l.acquire(t.Context(), false, false, true); !errors.Is(err, ErrClosed) || open.Load() != 0 {
+	_, err = l.acquire(t.Context(), false, false, true)
+	if _, is := errors.AsType[*NodeError](err); is || !errors.Is(err, ErrClosed) || open.Load() != 0 {
 		t.Errorf("closed meanwhile: %v, %d open", err, open.Load())
+	}
+	l.open = func(context.Context) (driver.Conn, *tracker, error) {
+		t.Error("it connects after Close")
+		return nil, nil, broken
+	}
+	if _, err := l.acquire(t.Context(), false, false, true); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// TestPoolFreshForWhoWaits: who wants a new connection, since others have turned out
+// to be broken, gets none that was given back while it waited.
+func TestPoolFreshForWhoWaits(t *testing.T) {
+	l, open := countedPool(t, 1)
+	p, err := l.acquire(t.Context(), false, false, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan *physical, 1)
+	go func() {
+		q, err := l.acquire(context.WithoutCancel(t.Context()), false, true, true)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- q
+	}()
+	until(t, "one waits", func() bool { return l.queued.Load() == 1 })
+	l.release(p)
+	q := <-got
+	if q == nil || q == p {
+		t.Fatalf("the same one: %v", q == p)
+	}
+	l.discard(q)
+	l.prune(0)
+	if open.Load() != 0 || l.busy() != 0 {
+		t.Errorf("%d are open, %d in use", open.Load(), l.busy())
+	}
+}
+
+// TestPoolLends: what a connection is lent with, and what becomes of it afterwards.
+func TestPoolLends(t *testing.T) {
+	l, open := countedPool(t, 2)
+	l.stmts = 7
+	var refuse error
+	var made []*scripted
+	l.open = func(context.Context) (driver.Conn, *tracker, error) {
+		s := &scripted{refuse: refuse}
+		s.open = open
+		open.Add(1)
+		made = append(made, s)
+		return s, &tracker{Conn: new(script), on: true}, nil
+	}
+	// One that reports writes, if it can; if that is not known, it is not lent.
+	refuse = errors.New("lost")
+	if _, err := l.acquire(t.Context(), false, false, true); !errors.Is(err, refuse) || open.Load() != 0 || l.connections() != 0 {
+		t.Errorf("lent without reports: %v, %d open", err, open.Load())
+	}
+	refuse = &mysql.MySQLError{Number: 1193}
+	p, err := l.acquire(t.Context(), false, false, true)
+	if err != nil || p.track.on {
+		t.Fatalf("of a server that does not report: %v", err)
+	}
+	l.discard(p)
+	refuse = nil
+	l.turn()
+	if p, err = l.acquire(t.Context(), false, false, true); err != nil {
+		t.Fatal(err)
+	}
+	if !p.track.on || p.prepared.max != 7 || !l.current(p) {
+		t.Errorf("reports %v, %d prepared statements, of the node's role now: %v", p.track.on, p.prepared.max, l.current(p))
+	}
+	// Idle since the latest look at what is idle.
+	l.clock.Store(0)
+	l.prune(time.Minute)
+	if l.release(p); time.Since(time.Unix(0, p.idleSince)) > time.Minute {
+		t.Errorf("idle since %v", time.Unix(0, p.idleSince))
+	}
+	l.park(true)
+	if open.Load() != 0 {
+		t.Errorf("%d are kept of a node that is drained", open.Load())
+	}
+	l.park(false)
+	if p, err = l.acquire(t.Context(), false, false, true); err != nil {
+		t.Fatal(err)
+	}
+	made[len(made)-1].broken = true
+	if l.release(p); open.Load() != 0 {
+		t.Error("a broken one is kept")
+	}
+	l.close()
+	if l.park(false); !l.shut.Load() {
+		t.Error("open again after Close")
 	}
 }
