@@ -53,6 +53,9 @@ func TestHistory(t *testing.T) {
 	}
 	for i := range 10 * maxSamples {
 		h.add(one, sample{maria(10 + i), at(1000 + 20*i)}, grain)
+		if n := len(h.samples); i >= maxSamples && n != maxSamples {
+			t.Fatalf("%d samples after %d heartbeats more", n, i)
+		}
 	}
 	if len(h.samples) != maxSamples || h.samples[maxSamples-1].text != maria(9+10*maxSamples).text || h.samples[0].text != maria(10+9*maxSamples).text {
 		t.Errorf("%d samples, the last %v", len(h.samples), h.samples[len(h.samples)-1])

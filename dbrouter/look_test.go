@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -136,6 +137,31 @@ func TestMeasureNothing(t *testing.T) {
 			t.Errorf("%s: the primary was asked: %v; lag %v, known %v, %v", about, asked, v.lag, v.lagKnown, err)
 		}
 	}
+}
+
+// TestHistoryReachesBack for several times MaxLag, however often is measured.
+func TestHistoryReachesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, n, conn := measured(t, Config{MaxLag: 1600 * time.Millisecond})
+		var written int
+		m.position = func(context.Context, <-chan struct{}) (position, error) {
+			written++
+			text := fmt.Sprintf("0-1-%d", written)
+			conn.rows[mariaDB.wait(text, m.patience())] = []string{"0"}
+			return position{mariaDB, text}, nil
+		}
+		for range 1000 {
+			v := sawReplica
+			if err := m.measure(t.Context(), n, conn, &v); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		s := m.history.samples
+		if back := s[len(s)-1].at.Sub(s[0].at); len(s) != maxSamples || back < 3*m.conf.MaxLag {
+			t.Errorf("%d heartbeats reach back for %v", len(s), back)
+		}
+	})
 }
 
 // TestPatience is a part of MaxLag, or looks at a replica that is behind would take
