@@ -114,7 +114,7 @@ func TestClosedConn(t *testing.T) {
 	conf := p.config()
 	conf.CheckInterval = time.Hour
 	conf.OnStateChange = nil
-	r, _ := open(t, conf)
+	r, rec := open(t, conf)
 	upReplicas(t, r, 1)
 	connect := func() *conn {
 		c, err := r.Connect(t.Context())
@@ -159,6 +159,33 @@ func TestClosedConn(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 
+	// One connection, given back once, whoever has it at the end.
+	for about, c := range map[string]struct {
+		first string
+		opts  driver.TxOptions
+	}{"a read-only transaction": {query, driver.TxOptions{ReadOnly: true}}, "a transaction of a pinned session": {first: "SET @a = 1"}} {
+		session := connect()
+		if _, err := session.ExecContext(t.Context(), c.first, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := session.BeginTx(t.Context(), c.opts); err != nil {
+			t.Fatal(err)
+		}
+		session.Close()
+		idle(about)
+	}
+	c = connect()
+	if _, err := c.ExecContext(t.Context(), "SET @a = 1", nil); err != nil {
+		t.Fatal(err)
+	}
+	if tx, err := c.BeginTx(t.Context(), driver.TxOptions{}); err != nil || tx.Commit() != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ExecContext(t.Context(), update, nil); err != nil {
+		t.Errorf("a pinned session after its transaction: %v", err)
+	}
+	c.Close()
+
 	c = connect()
 	if err := c.Ping(t.Context()); err != nil || c.primary == nil || c.replica != nil {
 		t.Errorf("a ping that does not reach the primary: %v", err)
@@ -180,6 +207,9 @@ func TestClosedConn(t *testing.T) {
 	done := c.tx.p
 	if err := tx.Commit(); err != nil || c.replica == done || c.tx != nil {
 		t.Errorf("%v; its connection is kept: %v", err, c.replica == done)
+	}
+	if s := rec.last(t); s.SQL != "COMMIT" || s.Duration > time.Hour {
+		t.Errorf("told %+v", s)
 	}
 	if err := tx.Commit(); err == nil {
 		t.Error("it ends twice")
