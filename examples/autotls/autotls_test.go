@@ -213,6 +213,19 @@ func TestInternal(t *testing.T) {
 	}
 }
 
+// TestInternalNames has the internal authority certify what the flags say.
+func TestInternalNames(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+	port := freePort(t)
+	start(t, "serving", "-internal", "-domain", "One.test, *.two.test", "-domain", "three.test.", "-listen", fmt.Sprintf("127.0.0.1:%d", port), "-http", "", "-dir", site(t))
+	for name, served := range map[string]bool{"one.test": true, "a.two.test": true, "three.test": true, "two.test": false, "localhost": false} {
+		if _, body, err := fetch(t, port, name, "/hello.txt", &tls.Config{InsecureSkipVerify: true}); (err == nil && body == "hello") != served {
+			t.Errorf("%s: %q, %v", name, body, err)
+		}
+	}
+}
+
 // TestACME gets its certificate from a real ACME server.
 func TestACME(t *testing.T) {
 	p := pebbletest.Start(t, pebbletest.Config{}) // found by the user's own HOME

@@ -77,7 +77,8 @@ func TestPages(t *testing.T) {
 		}()
 		select {
 		case w := <-answer:
-			if w.Code != c.status || strings.Contains(w.Body.String(), "secret") || (w.Code == http.StatusMethodNotAllowed) != (w.Header().Get("Allow") == "GET, HEAD") || w.Header().Get("X-Content-Type-Options") != "nosniff" {
+			if w.Code != c.status || strings.Contains(w.Body.String(), "secret") || (w.Code == http.StatusMethodNotAllowed) != (w.Header().Get("Allow") == "GET, HEAD") || w.Header().Get("X-Content-Type-Options") != "nosniff" ||
+				(c.path == "/whoami" && w.Code == http.StatusOK) != (w.Header().Get("Cache-Control") == "no-store") {
 				t.Errorf("%s %.60s: %d %q", c.method, c.path, w.Code, w.Body)
 			}
 		case <-time.After(time.Minute):
