@@ -14,7 +14,9 @@ import (
 // has, of which there are endless ones: sources that decide by asking others
 // should not be asked at the pace of a flood. It is checked by [New]. Names that
 // the sources had lately, and have not said since that they lack, are served in
-// any case.
+// any case. So are TLS-ALPN-01 challenges, as nobody here knows which names an
+// authority asks for: what those cost is for the sources to bound, which that of
+// tlsx/acme does.
 type UnknownNames struct {
 	// TTL is how long it is remembered that no source had a name, and the period
 	// of the budgets below. Zero means 10 seconds.

@@ -38,6 +38,7 @@ const (
 type authority struct {
 	Authority
 	storage   certmagic.Storage
+	logger    *slog.Logger
 	key       string // of its folder in the storage, as certmagic has it
 	client    *acmez.Client
 	transport *http.Transport
@@ -51,6 +52,7 @@ func (s *Source) newAuthority(a Authority) *authority {
 	out := &authority{
 		Authority: a,
 		storage:   s.conf.Storage,
+		logger:    s.conf.Logger,
 		key:       (&certmagic.ACMEIssuer{CA: a.Directory}).IssuerKey(),
 		mu:        make(chan struct{}, 1),
 	}
@@ -146,7 +148,13 @@ func (a *authority) register(ctx context.Context) (acme.Account, error) {
 	if err := a.storage.Lock(ctx, lock); err != nil {
 		return acme.Account{}, err
 	}
-	defer a.storage.Unlock(context.WithoutCancel(ctx), lock)
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storageTimeout)
+		defer cancel()
+		if err := a.storage.Unlock(ctx, lock); err != nil {
+			a.logger.Warn("acme: lock not released", "lock", lock, "err", err)
+		}
+	}()
 	if acct, err := a.loadAccount(ctx); !errors.Is(err, fs.ErrNotExist) {
 		return acct, err
 	}

@@ -2,11 +2,13 @@ package acme
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/certmagic"
 	"github.com/miekg/dns"
@@ -27,7 +29,7 @@ func zone(t *testing.T, records ...string) (addr string) {
 	}
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetReply(q)
-		m.Compress = true
+		m.Compress, m.RecursionAvailable = true, true
 		if strings.HasPrefix(q.Question[0].Name, "broken.") {
 			m.Rcode = dns.RcodeServerFailure
 		}
@@ -175,4 +177,22 @@ func FuzzParseCAA(f *testing.F) {
 			t.Errorf("%x: %d records, want %d", data, len(got), len(want))
 		}
 	})
+}
+
+// TestDNSServerIsSilent: whoever asks can stop waiting for it.
+func TestDNSServerIsSilent(t *testing.T) {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		conn.ReadFrom(make([]byte, dnsMessage))
+		cancel()
+	}()
+	start := time.Now()
+	if _, err := caaRRs(ctx, conn.LocalAddr().String(), "a.test"); err == nil || time.Since(start) > 4*time.Second {
+		t.Errorf("%v after %v", err, time.Since(start))
+	}
 }

@@ -4,12 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,7 +77,7 @@ func reverseName(ip netip.Addr) string {
 }
 
 func tokenPlace(a *authority, name string) string {
-	return a.place("challenge_tokens", certmagic.StorageKeys.Safe(name)+".json")
+	return a.place(tokenFolder, certmagic.StorageKeys.Safe(name)+".json")
 }
 
 // Present implements acmez.Solver.
@@ -116,27 +115,15 @@ func (s *Source) challenge(ctx context.Context, kind, name string) (acme.Challen
 	if c, ok := s.challenges.Load(challengeKey{kind, name}); ok {
 		return c.(acme.Challenge), true
 	}
-	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
-	defer cancel()
-	for _, a := range s.everyone() {
-		data, err := s.conf.Storage.Load(ctx, tokenPlace(a, name))
-		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				s.conf.Logger.Warn("acme: challenge not found", "name", name, "err", err)
-			}
-			continue
-		}
-		var c acme.Challenge
-		if json.Unmarshal(data, &c) == nil && c.Type == kind && challengeName(c) == name {
-			return c, true
-		}
-	}
-	return acme.Challenge{}, false
+	return s.stored(ctx, kind, name)
 }
 
 // challengeCertificate answers a validator's handshake. Nil is for strangers,
 // who may ask at will.
 func (s *Source) challengeCertificate(ctx context.Context, name string) (*tls.Certificate, error) {
+	if !slices.Contains(s.methods(), acme.ChallengeTypeTLSALPN01) || s.conf.OnDemand == nil && !s.challengeable(name) {
+		return nil, nil
+	}
 	c, ok := s.challenge(ctx, acme.ChallengeTypeTLSALPN01, name)
 	if !ok {
 		return nil, nil
@@ -148,11 +135,11 @@ func (s *Source) challengeCertificate(ctx context.Context, name string) (*tls.Ce
 	return cert, nil
 }
 
-// HTTPHandler answers HTTP-01 challenges (RFC 8555, section 8.3) for the
-// configured names and passes everything else to next.
+// HTTPHandler answers HTTP-01 challenges (RFC 8555, section 8.3) that are on in
+// the cluster and passes everything else to next.
 func (s *Source) HTTPHandler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.conf.DisableHTTPChallenge && certmagic.LooksLikeHTTPChallenge(r) {
+		if certmagic.LooksLikeHTTPChallenge(r) && slices.Contains(s.methods(), acme.ChallengeTypeHTTP01) {
 			if name, ok := s.challengeHost(r.Host); ok {
 				if c, ok := s.challenge(r.Context(), acme.ChallengeTypeHTTP01, name); ok && r.URL.Path == c.HTTP01ResourcePath() {
 					w.Header().Set("Content-Type", "text/plain")
@@ -229,7 +216,11 @@ func serveTLSDoor(s *Source, ln net.Listener) {
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{challengeALPN},
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return s.challengeCertificate(hello.Context(), strings.ToLower(hello.ServerName))
+			name, ok := normalName(hello.ServerName)
+			if !ok {
+				return nil, nil
+			}
+			return s.challengeCertificate(hello.Context(), name)
 		},
 	}
 	var shaking sync.WaitGroup

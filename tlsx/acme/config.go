@@ -100,6 +100,13 @@ type ExternalAccount struct {
 	MACKey string
 }
 
+func (e *ExternalAccount) clone() *ExternalAccount {
+	if e == nil {
+		return nil
+	}
+	return new(*e)
+}
+
 // LetsEncryptStaging is the directory of Let's Encrypt's authority for tries,
 // whose certificates nobody trusts.
 const LetsEncryptStaging = certmagic.LetsEncryptStagingCA
@@ -159,12 +166,17 @@ func (c *Config) normalise() error {
 	if c.Directory == "" {
 		c.Directory = certmagic.LetsEncryptProductionCA
 	}
+	c.Account = c.Account.clone()
 	c.Fallbacks = slices.Clone(c.Fallbacks)
+	for i := range c.Fallbacks {
+		c.Fallbacks[i].Account = c.Fallbacks[i].Account.clone()
+	}
 	for _, a := range c.authorities() {
 		errs = append(errs, a.validate())
 	}
 	if c.Staging != nil {
 		c.Staging = new(*c.Staging)
+		c.Staging.Account = c.Staging.Account.clone()
 		errs = append(errs, c.Staging.validate())
 	}
 	errs = append(errs, c.normaliseDNS())
@@ -175,6 +187,7 @@ func (c *Config) normalise() error {
 		c.OrdersPerMinute = 60
 	}
 	if c.OnDemand != nil {
+		c.OnDemand = new(*c.OnDemand)
 		errs = append(errs, c.OnDemand.validate())
 	}
 	for _, port := range []int{c.HTTPPort, c.TLSALPNPort} {

@@ -75,6 +75,7 @@ func dnsExchange(ctx context.Context, network, server string, query []byte) ([]b
 		deadline = end
 	}
 	conn.SetDeadline(deadline)
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	if network == "udp" {
 		if _, err := conn.Write(query); err != nil {
 			return nil, err

@@ -39,10 +39,15 @@
 // repeated slowly, and its Retry-After is heeded.
 //
 // Several processes that share a Storage share certificates, order each once,
-// and answer for one another; [SharedStorage] keeps what else a cluster shares in
-// the same place. A certificate that the storage does not take is served all the
-// same, and stored later. An expired one is never served: if another process has
-// renewed it, that one is.
+// and answer for one another: a challenge that this process has not begun is
+// looked for in the storage, one by one for 20 in a second, and beyond that in a
+// list of all that are on, which is read four times in a second at most however
+// many ask. A validator waits for that, and is not refused. [SharedStorage] keeps
+// what else a cluster shares in the same place.
+//
+// A certificate that the storage does not take is served all the same, and stored
+// later. An expired one is never served: if another process has renewed it, that
+// one is.
 //
 //	source, err := acme.New(acme.Config{
 //		Names:   []string{"www.example.com"},

@@ -27,13 +27,13 @@ type kept struct {
 	lastErr atomic.Pointer[error]
 	ready   chan struct{} // closed once there is a valid certificate
 	once    sync.Once
-	kick    chan struct{} // has the keeper look at once
-	looked  atomic.Int64  // at the storage by a handshake, in Unix nanoseconds
+	kick    chan struct{}        // has the keeper look at once
+	looked  atomic.Int64         // at the storage by a handshake, in Unix nanoseconds
+	unsaved atomic.Pointer[held] // issued, but the storage did not take it
 
 	// The rest is the keeper's.
 	failures int
 	retry    time.Time // after a failure: no attempt before
-	unsaved  *held     // issued, but the storage did not take it
 	look     time.Time // when to look at the storage
 	warned   *held     // that its certificate expires
 	demanded bool      // on demand: given up when it expires
@@ -71,7 +71,12 @@ func (k *kept) wake() {
 // name on demand has expired and there is no other.
 func (s *Source) keep(k *kept) {
 	for {
-		timer := time.NewTimer(s.tend(k))
+		wait := s.tend(k)
+		if h := k.current.Load(); k.demanded && h != nil && h.expired(time.Now()) && k.failures > 0 {
+			s.demand.drop(k.name)
+			return
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 		case <-k.kick:
@@ -80,10 +85,6 @@ func (s *Source) keep(k *kept) {
 			return
 		}
 		timer.Stop()
-		if h := k.current.Load(); k.demanded && h != nil && h.expired(time.Now()) && k.failures > 0 {
-			s.demand.drop(k.name)
-			return
-		}
 	}
 }
 
@@ -91,7 +92,7 @@ func (s *Source) keep(k *kept) {
 func (s *Source) tend(k *kept) time.Duration {
 	now := time.Now()
 	h := k.current.Load()
-	if h == nil || !now.Before(h.renewal.Load().at) || !now.Before(k.look) {
+	if h == nil || !now.Before(h.plan().at) || !now.Before(k.look) {
 		// Somebody else may have renewed it, and the storage is cheap to ask.
 		if stored, err := s.load(s.ctx, k.name); err == nil {
 			k.take(stored)
@@ -103,15 +104,15 @@ func (s *Source) tend(k *kept) time.Duration {
 			k.look = now.Add(min(lookAgain, lifeOf(h.leaf())/10))
 		}
 	}
-	if k.unsaved != nil {
-		s.saveLate(k)
+	if late := k.unsaved.Load(); late != nil {
+		s.saveLate(k, late)
 	}
-	if h != nil && now.Before(h.renewal.Load().at) {
+	if h != nil && now.Before(h.plan().at) {
 		k.failures, k.retry = 0, time.Time{}
-		if r := h.renewal.Load(); !now.Before(r.ask) {
+		if r := h.plan(); !now.Before(r.ask) {
 			s.ask(h)
 		}
-		r := h.renewal.Load()
+		r := h.plan()
 		return time.Until(earliest(k.look, r.at, r.ask))
 	}
 	if now.Before(k.retry) {
@@ -143,7 +144,7 @@ func (s *Source) attempt(k *kept) error {
 		switch {
 		case err == nil:
 			k.take(stored)
-			if h := k.current.Load(); time.Now().Before(h.renewal.Load().at) {
+			if h := k.current.Load(); time.Now().Before(h.plan().at) {
 				return nil // somebody else was first
 			}
 		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged):
@@ -159,7 +160,7 @@ func (s *Source) attempt(k *kept) error {
 		}
 		s.issued(k, h)
 		if err := s.save(ctx, k.name, h); err != nil {
-			k.unsaved = h
+			k.unsaved.Store(h)
 			s.conf.Logger.Warn("acme: a new certificate is served, but not stored yet", "name", k.name, "err", err)
 		}
 		return nil
@@ -173,29 +174,30 @@ func (s *Source) issued(k *kept, h *held) {
 		kind = Renewed
 	}
 	k.serve(h)
-	k.failures, k.unsaved = 0, nil
+	k.failures = 0
+	k.unsaved.Store(nil)
 	s.conf.Logger.Info("acme: certificate "+kind.String(), "name", k.name, "expires", h.leaf().NotAfter)
 	s.tell(Event{Kind: kind, Name: k.name, NotAfter: h.leaf().NotAfter})
 }
 
 // saveLate stores a certificate that the storage did not take before, unless it
 // has a newer one.
-func (s *Source) saveLate(k *kept) {
+func (s *Source) saveLate(k *kept, late *held) {
 	ctx, cancel := context.WithTimeout(s.ctx, attemptLeast)
 	defer cancel()
 	err := s.withLock(ctx, k.name, func() error {
 		stored, err := s.load(ctx, k.name)
-		if err == nil && stored.leaf().NotBefore.After(k.unsaved.leaf().NotBefore) {
+		if err == nil && stored.leaf().NotBefore.After(late.leaf().NotBefore) {
 			k.take(stored)
 			return nil
 		}
-		return s.save(ctx, k.name, k.unsaved)
+		return s.save(ctx, k.name, late)
 	})
 	if err != nil {
 		k.look = time.Now().Add(backoff(4, false, 0, 0, rand.Float64()))
 		return
 	}
-	k.unsaved = nil
+	k.unsaved.CompareAndSwap(late, nil)
 	s.conf.Logger.Info("acme: the certificate is stored now", "name", k.name)
 }
 

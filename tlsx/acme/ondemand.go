@@ -1,13 +1,13 @@
 package acme
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/palisade-go/palisade/tlsx"
@@ -20,9 +20,11 @@ import (
 // about again.
 type OnDemand struct {
 	// Decide returns nil for a name that a certificate may be obtained for: one
-	// that is known to belong here. It is asked for a new name, and again after
-	// a failure; a name that it refused, for whatever reason, tlsx.Config.Unknown
-	// remembers for a while. The context ends with the handshake. Nil is an error.
+	// that is known to belong here. It is asked for a new name that Max has room
+	// for, and again after a failure; that it let a name in is remembered for a
+	// minute, or until there is a certificate. A name that it refused, for
+	// whatever reason, tlsx.Config.Unknown remembers for a while. The context
+	// ends with the handshake. Nil is an error.
 	Decide func(ctx context.Context, name string, remote net.Addr) error
 	// Max is how many names there may be besides Config.Names. Zero means 1000.
 	Max int
@@ -49,9 +51,6 @@ func (e *deniedError) Error() string { return ErrDenied.Error() + ": " + e.err.E
 // none for now.
 func (e *deniedError) Unwrap() []error { return []error{ErrDenied, tlsx.ErrUnknownName, e.err} }
 
-// demandRetry is how long a name is left alone after a failure.
-const demandRetry = time.Minute
-
 func (o *OnDemand) validate() error {
 	var errs []error
 	if o.Decide == nil {
@@ -63,75 +62,20 @@ func (o *OnDemand) validate() error {
 	return errors.Join(errs...)
 }
 
-// demanded are the names that came by handshakes.
-type demanded struct {
-	mu      sync.Mutex // guards the rest
-	names   map[string]*demand
-	window  time.Time // the minute of ordered
-	ordered int
-}
-
-// demand is one name. Its err and until are set before done is closed.
-type demand struct {
-	*kept
-	done  chan struct{}
-	err   error
-	until time.Time // after a failure: when to try again
-}
-
-// isReady says that there is a certificate.
-func (d *demand) isReady() bool {
-	select {
-	case <-d.done:
-		return d.err == nil
-	default:
-		return false
-	}
-}
-
-// ready returns the state of a name that has a certificate, or nil.
-func (d *demanded) ready(name string) *kept {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if state := d.names[name]; state != nil && state.isReady() {
-		return state.kept
-	}
-	return nil
-}
-
-// all lists the names that have certificates.
-func (d *demanded) all() []*kept {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var out []*kept
-	for _, state := range d.names {
-		if state.isReady() {
-			out = append(out, state.kept)
-		}
-	}
-	return out
-}
-
-// drop forgets a name.
-func (d *demanded) drop(name string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.names, name)
+// bounds are the limits with their defaults.
+func (o *OnDemand) bounds() (most, perMinute int) {
+	return cmp.Or(o.Max, 1000), cmp.Or(o.PerMinute, 10)
 }
 
 // onDemand returns when there is a certificate for a name, or why there is none.
 func (s *Source) onDemand(ctx context.Context, hello *tls.ClientHelloInfo, name string) error {
 	d := s.demand.find(name, time.Now())
 	if d == nil {
-		var remote net.Addr
-		if hello.Conn != nil {
-			remote = hello.Conn.RemoteAddr()
+		if s.ctx.Err() != nil {
+			return ErrClosed
 		}
-		if err := s.conf.OnDemand.Decide(ctx, name, remote); err != nil {
-			if ctx.Err() != nil { // which refuses nobody: a client cannot have others refused by going away
-				return fmt.Errorf("acme: %s: %w", name, context.Cause(ctx))
-			}
-			return &deniedError{err}
+		if err := s.letIn(ctx, hello, name); err != nil {
+			return err
 		}
 		stored, err := s.load(ctx, name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged) {
@@ -151,25 +95,25 @@ func (s *Source) onDemand(ctx context.Context, hello *tls.ClientHelloInfo, name 
 	}
 }
 
-// find returns the state of a name that is there, on its way, or failed lately.
-func (d *demanded) find(name string, now time.Time) *demand {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	state := d.names[name]
-	if state == nil || state.over(now) {
-		return nil
+// letIn returns nil for a name that Decide lets in, or has let in lately, and that
+// no limit keeps out for now.
+func (s *Source) letIn(ctx context.Context, hello *tls.ClientHelloInfo, name string) error {
+	decided, err := s.demand.wait(name, s.conf.OnDemand, time.Now())
+	if decided || err != nil {
+		return err
 	}
-	return state
-}
-
-// over says that a failure is so long ago that the name may be tried again.
-func (d *demand) over(now time.Time) bool {
-	select {
-	case <-d.done:
-		return d.err != nil && !now.Before(d.until)
-	default:
-		return false
+	var remote net.Addr
+	if hello.Conn != nil {
+		remote = hello.Conn.RemoteAddr()
 	}
+	if err := s.conf.OnDemand.Decide(ctx, name, remote); err != nil {
+		if ctx.Err() != nil { // which refuses nobody: a client cannot have others refused by going away
+			return fmt.Errorf("acme: %s: %w", name, context.Cause(ctx))
+		}
+		return &deniedError{err}
+	}
+	s.demand.remember(name, s.conf.OnDemand, time.Now())
+	return nil
 }
 
 // startDemand begins to get a certificate, unless somebody else has meanwhile or
@@ -187,46 +131,6 @@ func (s *Source) startDemand(name string, stored *held) (*demand, error) {
 	}
 	s.running.Go(func() { s.getOnDemand(state, stored) })
 	return state, nil
-}
-
-// admit adds a name within the limits, or returns the state of one that is there.
-func (d *demanded) admit(name string, stored bool, limits *OnDemand, now time.Time) (state *demand, fresh bool, err error) {
-	most, perMinute := limits.Max, limits.PerMinute
-	if most == 0 {
-		most = 1000
-	}
-	if perMinute == 0 {
-		perMinute = 10
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if state := d.names[name]; state != nil && !state.over(now) {
-		return state, false, nil
-	}
-	for other, state := range d.names {
-		if state.over(now) {
-			delete(d.names, other)
-		}
-	}
-	if now.Sub(d.window) >= time.Minute {
-		d.window, d.ordered = now, 0
-	}
-	if len(d.names) >= most {
-		return nil, false, fmt.Errorf("%w: %d names", ErrLimit, most)
-	}
-	if !stored && d.ordered >= perMinute {
-		return nil, false, fmt.Errorf("%w: %d orders in a minute", ErrLimit, perMinute)
-	}
-	if !stored {
-		d.ordered++
-	}
-	if d.names == nil {
-		d.names = make(map[string]*demand)
-	}
-	state = &demand{kept: newKept(name), done: make(chan struct{})}
-	state.demanded = true
-	d.names[name] = state
-	return state, true, nil
 }
 
 // getOnDemand tries once, and then keeps what it got. It is not bound to the

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/mholt/acmez/v3/acme"
 )
@@ -27,7 +26,8 @@ const (
 // Revoke gets a new certificate for a name, with a new key, and has the
 // authority revoke the one that was served so far. That happens also if there is
 // no new one: then the revoked one is served on until the attempts, which go on,
-// succeed. After Close it returns ErrClosed.
+// succeed. A new one that the storage does not take is an error, served all the
+// same and stored later. After Close it returns ErrClosed.
 func (s *Source) Revoke(ctx context.Context, name string, reason Reason) error {
 	normal, ok := certName(name)
 	k := s.names[normal]
@@ -56,9 +56,12 @@ func (s *Source) Revoke(ctx context.Context, name string, reason Reason) error {
 			k.serve(h)
 			s.conf.Logger.Info("acme: certificate renewed", "name", k.name, "expires", h.leaf().NotAfter)
 			s.tell(Event{Kind: Renewed, Name: k.name, NotAfter: h.leaf().NotAfter})
-			replaced = s.save(ctx, k.name, h)
+			k.unsaved.Store(nil)
+			if replaced = s.save(ctx, k.name, h); replaced != nil {
+				k.unsaved.Store(h) // for the keeper to try again
+			}
 		} else {
-			old.renewal.Store(&renewal{at: time.Now(), ask: old.leaf().NotAfter})
+			old.revoked.Store(true)
 		}
 		return s.revoke(ctx, old, reason)
 	})

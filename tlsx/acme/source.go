@@ -32,7 +32,8 @@ type Source struct {
 	demand      demanded
 	listeners   listeners
 
-	challenges sync.Map // challengeKey to acme.Challenge, those that are on
+	challenges sync.Map // challengeKey to acme.Challenge, those that are on here
+	tokens     tokens   // those that are on elsewhere in the cluster
 	httpDoor   door
 	tlsDoor    door
 
@@ -53,6 +54,7 @@ func New(c Config) (*Source, error) {
 	for _, name := range c.Names {
 		s.names[name] = newKept(name)
 	}
+	s.tokens.making = make(chan struct{}, 1)
 	s.httpDoor = door{port: c.HTTPPort, serve: serveHTTPDoor}
 	s.tlsDoor = door{port: c.TLSALPNPort, serve: serveTLSDoor}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -140,9 +142,6 @@ func (s *Source) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 		ctx = s.ctx
 	}
 	if slices.Equal(hello.SupportedProtos, []string{challengeALPN}) {
-		if s.conf.DisableTLSALPNChallenge || s.conf.OnDemand == nil && !s.challengeable(name) {
-			return nil, nil
-		}
 		return s.challengeCertificate(ctx, name)
 	}
 	k := s.find(name)
@@ -213,7 +212,7 @@ func (s *Source) Certificates() []*x509.Certificate {
 func (s *Source) Renewal(cert *x509.Certificate) (at, start, end time.Time) {
 	for _, k := range s.all() {
 		if h := k.current.Load(); h != nil && h.leaf().Equal(cert) {
-			r := h.renewal.Load()
+			r := h.plan()
 			return r.at, r.window.start, r.window.end
 		}
 	}

@@ -39,7 +39,9 @@ func (s SharedStorage) Swap(ctx context.Context, name string, old, value []byte)
 	}
 	defer func() {
 		// The lock must not stay because the caller has gone.
-		err = errors.Join(err, s.Storage.Unlock(context.WithoutCancel(ctx), key))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storageTimeout)
+		defer cancel()
+		err = errors.Join(err, s.Storage.Unlock(ctx, key))
 	}()
 	present, err := s.Storage.Load(ctx, key)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

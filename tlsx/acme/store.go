@@ -26,6 +26,7 @@ type held struct {
 	key     []byte           // PEM
 	lot     float64          // drawn for the time of its renewal
 	renewal atomic.Pointer[renewal]
+	revoked atomic.Bool // to be replaced at once, whatever the schedule says
 }
 
 // renewal is when a certificate is to be renewed.
@@ -56,6 +57,15 @@ func newHeld(name string, from *authority, chain, key []byte, meta acme.Certific
 	h := &held{pair: pair, from: from, meta: meta, chain: chain, key: key, lot: rand.Float64()}
 	h.schedule(window{}, time.Now())
 	return h, nil
+}
+
+// plan is when to renew the certificate.
+func (h *held) plan() *renewal {
+	r := h.renewal.Load()
+	if h.revoked.Load() {
+		return &renewal{at: h.leaf().NotBefore, window: r.window, ask: r.ask}
+	}
+	return r
 }
 
 // schedule sets the time of renewal from the authority's window.
@@ -107,7 +117,7 @@ func (s *Source) loadFrom(ctx context.Context, a *authority, name string) (*held
 	for i, place := range []string{places.key, places.cert, places.meta} {
 		data, err := s.conf.Storage.Load(ctx, place)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("acme: %s: %w", place, err)
 		}
 		parts[i] = data
 	}
