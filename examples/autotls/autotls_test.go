@@ -255,6 +255,9 @@ func TestACMEOverHTTP(t *testing.T) {
 
 func TestFlagsAreChecked(t *testing.T) {
 	dir := t.TempDir()
+	// One that is taken by mistake must not find anybody's account.
+	t.Setenv("HOME", dir)
+	t.Setenv("XDG_CONFIG_HOME", dir)
 	for _, args := range [][]string{
 		{}, {"-internal"}, {"-dir", dir}, {"-dir", dir, "-internal", "extra"}, {"-dir", dir, "-cert", "c"}, {"-dir", dir, "-cert", "c", "-key", "k", "-internal"},
 		{"-dir", dir, "-cert", "c", "-key", "k", "-domain", "a.test"}, {"-dir", dir, "-internal", "-email", "a@a.test"}, {"-dir", dir, "-internal", "-acme-ca", "f"}, {"-dir", dir, "-internal", "-acme-directory", "https://a.test/"}, {"-dir", dir, "-internal", "-client-mode", "required"},
